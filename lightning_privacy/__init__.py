@@ -1,0 +1,1 @@
+"""Train private, fair models with the Lightning code you already have."""
