@@ -1,0 +1,22 @@
+"""LightningDataModules for the examples and benchmarks.
+
+None learns anything from its data: scales, category lists and bounds are public constants. Validation is
+always a part of the held-out data.
+"""
+
+from __future__ import annotations
+
+from lightning_privacy.data.adult import AdultDataModule
+from lightning_privacy.data.digits import DigitsDataModule
+from lightning_privacy.data.in_memory import InMemoryDataModule, InMemoryDataset, Splits
+from lightning_privacy.data.mnist import FashionMNISTDataModule, MNISTDataModule
+
+__all__ = [
+    "AdultDataModule",
+    "DigitsDataModule",
+    "FashionMNISTDataModule",
+    "InMemoryDataModule",
+    "InMemoryDataset",
+    "MNISTDataModule",
+    "Splits",
+]
