@@ -28,6 +28,7 @@ __all__ = [
     "LIGHTNING_VERSION",
     "CSVLogger",
     "Callback",
+    "CheckpointIO",
     "CombinedLoader",
     "GradientAccumulationScheduler",
     "LightningDataModule",
@@ -36,8 +37,10 @@ __all__ = [
     "ModelCheckpoint",
     "SingleDeviceStrategy",
     "Strategy",
+    "TorchCheckpointIO",
     "Trainer",
     "check_trainer",
+    "pl",
     "rank_zero_info",
     "rank_zero_warn",
     "seed_everything",
@@ -63,13 +66,18 @@ LIGHTNING_VERSION: str = _part("").__version__
 """The version of Lightning, such as ``"2.6.6"``."""
 
 if TYPE_CHECKING:
+    import pytorch_lightning as pl
     from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
     from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
     from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
     from pytorch_lightning.loggers import CSVLogger, Logger
+    from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
     from pytorch_lightning.strategies import SingleDeviceStrategy, Strategy
     from pytorch_lightning.utilities import CombinedLoader
 else:
+    pl = _part("")
+    CheckpointIO = _part(".plugins").CheckpointIO
+    TorchCheckpointIO = _part(".plugins").TorchCheckpointIO
     Callback = _part("").Callback
     LightningDataModule = _part("").LightningDataModule
     LightningModule = _part("").LightningModule

@@ -85,8 +85,9 @@ class MNISTDataModule(InMemoryDataModule):
         try:
             self.source(str(self.root), download=True)
         except (OSError, RuntimeError) as error:
+            cause = " ".join(str(error).split())
             raise ConfigurationError(
-                f"{where}, and the download failed ({error}): {advice}, or run where there is a network"
+                f"{where}, and the download failed ({cause}): {advice}, or run where there is a network"
             ) from error
 
     @override
