@@ -59,7 +59,7 @@ class _Workspace:
         total = _CHUNK_TILES * self.tile_bytes
         self.zeros = memoryview(bytes(total))
         keystream = np.empty(total + _BLOCK, dtype=np.uint8)  # the cipher wants a block to spare
-        self.keystream = memoryview(keystream)
+        self.keystream = keystream.data
         tiles = keystream[:total].reshape(_CHUNK_TILES, self.tile_bytes)
         self.radius_bits = tiles[:, :radius_bytes].view(np.int64)
         self.angle_bits = tiles[:, radius_bytes:].view(angle)

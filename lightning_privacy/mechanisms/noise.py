@@ -29,7 +29,6 @@ import os
 import threading
 import warnings
 from collections.abc import Sequence
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -40,6 +39,7 @@ from torch import Tensor
 from lightning_privacy._validate import non_negative
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.mechanisms._normals import fill_normals
+from lightning_privacy.mechanisms._whole import whole_number
 
 __all__ = ["NoiseSource", "SeededNoiseWarning"]
 
@@ -61,17 +61,6 @@ if hasattr(os, "register_at_fork"):
 
 class SeededNoiseWarning(UserWarning):
     """A noise source was given a seed: the run is reproducible and therefore not private."""
-
-
-def _whole(value: object, name: str, bits: int | None = None) -> int:
-    """Return ``value`` as an int in [0, 2**bits), or say which argument is not one."""
-    limit = "" if bits is None else f" and < 2**{bits}"
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise ConfigurationError(f"{name} must be a whole number >= 0{limit}, got {value!r}")
-    number = int(value)
-    if bits is not None and number >> bits:
-        raise ConfigurationError(f"{name} must be a whole number >= 0{limit}, got {value!r}")
-    return number
 
 
 def _derive(seed: int, purpose: str, length: int) -> bytes:
@@ -115,7 +104,7 @@ class NoiseSource:
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        self._seed = None if seed is None else _whole(seed, "seed")
+        self._seed = None if seed is None else whole_number(seed, "seed")
         if self._seed is not None:
             warnings.warn(
                 "NoiseSource was given a seed: the run is reproducible and therefore NOT PRIVATE, whatever "
@@ -171,7 +160,8 @@ class NoiseSource:
             ConfigurationError: an argument is out of range, or ``tensor`` is not floating point.
         """
         std = non_negative(std=std)
-        nonce = _whole(step, "step", _STEP_BITS) << _STREAM_BITS | _whole(stream, "stream", _STREAM_BITS)
+        nonce = whole_number(step, "step", _STEP_BITS) << _STREAM_BITS
+        nonce |= whole_number(stream, "stream", _STREAM_BITS)
         if tensor.dtype not in _DTYPES:
             raise ConfigurationError(f"tensor must be a floating-point tensor, got dtype {tensor.dtype}")
         with torch.no_grad():

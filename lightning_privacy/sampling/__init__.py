@@ -1,0 +1,13 @@
+"""Who is in which batch: Poisson sampling, and its batches cut into micro-batches.
+
+Example:
+    >>> from lightning_privacy.sampling import PoissonSampler
+    >>> len(PoissonSampler(100, sample_rate=0.1, steps=7))
+    7
+"""
+
+from __future__ import annotations
+
+from lightning_privacy.sampling.poisson import PoissonSampler
+
+__all__ = ["PoissonSampler"]
