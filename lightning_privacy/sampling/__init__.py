@@ -8,6 +8,7 @@ Example:
 
 from __future__ import annotations
 
+from lightning_privacy.sampling.microbatch import Microbatch, MicrobatchSampler
 from lightning_privacy.sampling.poisson import PoissonSampler
 
-__all__ = ["PoissonSampler"]
+__all__ = ["Microbatch", "MicrobatchSampler", "PoissonSampler"]
