@@ -7,7 +7,8 @@ is planned (a few microseconds each), and the indices when the batch is due; bot
 
 Example:
     >>> from lightning_privacy.sampling.poisson import PoissonSampler
-    >>> microbatches = MicrobatchSampler(PoissonSampler(50, sample_rate=0.2, steps=10, seed=0), microbatch_size=4)
+    >>> sampler = PoissonSampler(50, sample_rate=0.2, steps=10, seed=0)
+    >>> microbatches = MicrobatchSampler(sampler, microbatch_size=4)
     >>> plan = microbatches.plan(first_step=0, num_steps=2)
     >>> [len(indices) for indices in microbatches] == [entry.size for entry in plan]
     True
@@ -127,8 +128,8 @@ class MicrobatchSampler(Sampler[list[int]]):
         index = whole_number(batch_idx, "batch_idx") - self._offset
         if not 0 <= index < len(plan):
             raise ConfigurationError(
-                f"batch_idx must be in [{self._offset}, {self._offset + len(plan)}), the batches this epoch was "
-                f"planned for, got {batch_idx!r}: plan the epoch before its first batch"
+                f"batch_idx must be in [{self._offset}, {self._offset + len(plan)}), the batches this epoch "
+                f"was planned for, got {batch_idx!r}: plan the epoch before its first batch"
             )
         return plan[index]
 
