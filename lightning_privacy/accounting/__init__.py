@@ -1,0 +1,35 @@
+"""Accounting: releases, the ledger they are charged to, and the noise a budget asks for.
+
+Example:
+    >>> from lightning_privacy.accounting import GaussianRelease, PrivacyLedger
+    >>> ledger = PrivacyLedger(delta=1e-5, budget=5.0)
+    >>> ledger.charge(GaussianRelease(noise_multiplier=1.0))
+    >>> ledger.affords(GaussianRelease(noise_multiplier=1.0))
+    False
+"""
+
+from __future__ import annotations
+
+from lightning_privacy.accounting.ledger import PrivacyLedger
+from lightning_privacy.accounting.releases import (
+    GaussianRelease,
+    LaplaceRelease,
+    NonPrivate,
+    RandomizedResponseRelease,
+    Release,
+    SampledGaussian,
+    TruncatedSampledGaussian,
+    release_from_dict,
+)
+
+__all__ = [
+    "GaussianRelease",
+    "LaplaceRelease",
+    "NonPrivate",
+    "PrivacyLedger",
+    "RandomizedResponseRelease",
+    "Release",
+    "SampledGaussian",
+    "TruncatedSampledGaussian",
+    "release_from_dict",
+]

@@ -1,0 +1,359 @@
+"""What can be charged to a ledger: one frozen dataclass for each kind of release.
+
+A release is one output computed from private data: a noisy gradient, a noisy count, a set of randomised labels.
+Each class holds the parameters its privacy depends on and nothing else, so that two releases with equal parameters
+are equal, hash alike and are grouped by the ledger. ``event()`` gives the event that ``dp_accounting`` composes.
+
+Example:
+    >>> from lightning_privacy.accounting.releases import SampledGaussian, release_from_dict
+    >>> step = SampledGaussian(noise_multiplier=1.1, sample_rate=0.01)
+    >>> step.label
+    'Gaussian, sampled (sigma 1.1, rate 0.01)'
+    >>> release_from_dict(step.to_dict()) == step
+    True
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import dp_accounting
+
+from lightning_privacy._validate import non_negative, positive, positive_int, probability
+from lightning_privacy.errors import ConfigurationError
+
+__all__ = [
+    "GaussianRelease",
+    "LaplaceRelease",
+    "NonPrivate",
+    "RandomizedResponseRelease",
+    "Release",
+    "SampledGaussian",
+    "TruncatedSampledGaussian",
+    "release_from_dict",
+]
+
+
+@dataclass(frozen=True)
+class Release:
+    """Base of all releases; not charged itself.
+
+    ``kind`` is the stable name under which a release is saved, whatever the class is called later.
+    """
+
+    kind: ClassVar[str] = ""
+
+    @property
+    def label(self) -> str:
+        """Name and parameters in a few words, for tables."""
+        raise NotImplementedError(f"{type(self).__name__} has no label")
+
+    @property
+    def private(self) -> bool:
+        """False when this release has no finite epsilon at all."""
+        return True
+
+    def event(self) -> dp_accounting.DpEvent:
+        """The event ``dp_accounting`` composes for one such release."""
+        raise NotImplementedError(f"{type(self).__name__} has no event")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values from which :func:`release_from_dict` makes an equal release."""
+        return {"kind": self.kind} | {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def _set(self, **values: object) -> None:
+        # Stores the checked value (an int given where a float is meant becomes the float), so that
+        # SampledGaussian(1, 1) and SampledGaussian(1.0, 1.0) are one group.
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class SampledGaussian(Release):
+    """Gaussian noise on a sum over a Poisson sample: one step of DP-SGD.
+
+    Abadi et al., "Deep Learning with Differential Privacy", 2016, Algorithm 1.
+
+    Args:
+        noise_multiplier: standard deviation of the noise over the norm bound; 0 has infinite epsilon.
+        sample_rate: probability with which each unit is in the sample, in (0, 1].
+
+    Raises:
+        ConfigurationError: if a number is out of its range.
+
+    Example:
+        >>> SampledGaussian(noise_multiplier=1.0, sample_rate=0.5).private
+        True
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    kind: ClassVar[str] = "sampled_gaussian"
+
+    def __post_init__(self) -> None:
+        self._set(
+            noise_multiplier=non_negative(noise_multiplier=self.noise_multiplier),
+            sample_rate=probability(sample_rate=self.sample_rate),
+        )
+
+    @property
+    def label(self) -> str:
+        return f"Gaussian, sampled (sigma {self.noise_multiplier:.6g}, rate {self.sample_rate:.6g})"
+
+    @property
+    def private(self) -> bool:
+        return self.noise_multiplier > 0
+
+    def event(self) -> dp_accounting.DpEvent:
+        return dp_accounting.PoissonSampledDpEvent(
+            self.sample_rate, dp_accounting.GaussianDpEvent(self.noise_multiplier)
+        )
+
+
+@dataclass(frozen=True)
+class TruncatedSampledGaussian(Release):
+    """As :class:`SampledGaussian`, but a sample above ``max_batch_size`` is cut to a random subset of that size.
+
+    Ganesh et al., "Hush! Protecting Secrets During Model Training", 2025, arXiv:2508.15089.
+
+    Args:
+        noise_multiplier: standard deviation of the noise over the norm bound; 0 has infinite epsilon.
+        sample_rate: probability with which each unit is drawn before the cut, in (0, 1].
+        num_examples: number of units in the data set.
+        max_batch_size: most units of one sample.
+
+    Raises:
+        ConfigurationError: if a number is out of its range.
+
+    Example:
+        >>> TruncatedSampledGaussian(1.0, 0.01, num_examples=1000, max_batch_size=30).label
+        'Gaussian, sampled (sigma 1, rate 0.01, at most 30 of 1000)'
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    num_examples: int
+    max_batch_size: int
+    kind: ClassVar[str] = "truncated_sampled_gaussian"
+
+    def __post_init__(self) -> None:
+        self._set(
+            noise_multiplier=non_negative(noise_multiplier=self.noise_multiplier),
+            sample_rate=probability(sample_rate=self.sample_rate),
+            num_examples=positive_int(num_examples=self.num_examples),
+            max_batch_size=positive_int(max_batch_size=self.max_batch_size),
+        )
+
+    @property
+    def label(self) -> str:
+        return (
+            f"Gaussian, sampled (sigma {self.noise_multiplier:.6g}, rate {self.sample_rate:.6g}, "
+            f"at most {self.max_batch_size} of {self.num_examples})"
+        )
+
+    @property
+    def private(self) -> bool:
+        return self.noise_multiplier > 0
+
+    def event(self) -> dp_accounting.DpEvent:
+        return dp_accounting.dp_event.TruncatedSubsampledGaussianDpEvent(
+            dataset_size=self.num_examples,
+            sampling_probability=self.sample_rate,
+            truncated_batch_size=self.max_batch_size,
+            noise_multiplier=self.noise_multiplier,
+        )
+
+
+@dataclass(frozen=True)
+class GaussianRelease(Release):
+    """Gaussian noise on a value computed from all units.
+
+    Args:
+        noise_multiplier: standard deviation of the noise over the L2 sensitivity; 0 has infinite epsilon.
+
+    Raises:
+        ConfigurationError: if it is negative or not finite.
+
+    Example:
+        >>> GaussianRelease(noise_multiplier=2).noise_multiplier
+        2.0
+    """
+
+    noise_multiplier: float
+    kind: ClassVar[str] = "gaussian"
+
+    def __post_init__(self) -> None:
+        self._set(noise_multiplier=non_negative(noise_multiplier=self.noise_multiplier))
+
+    @property
+    def label(self) -> str:
+        return f"Gaussian (sigma {self.noise_multiplier:.6g})"
+
+    @property
+    def private(self) -> bool:
+        return self.noise_multiplier > 0
+
+    def event(self) -> dp_accounting.DpEvent:
+        return dp_accounting.GaussianDpEvent(self.noise_multiplier)
+
+
+@dataclass(frozen=True)
+class LaplaceRelease(Release):
+    """Laplace noise of scale sensitivity / epsilon.
+
+    Dwork et al., "Calibrating Noise to Sensitivity in Private Data Analysis", 2006.
+
+    Args:
+        epsilon: epsilon of one such release on its own.
+
+    Raises:
+        ConfigurationError: if epsilon is not a finite number above 0.
+
+    Example:
+        >>> LaplaceRelease(epsilon=0.5).event()
+        LaplaceDpEvent(noise_multiplier=2.0)
+    """
+
+    epsilon: float
+    kind: ClassVar[str] = "laplace"
+
+    def __post_init__(self) -> None:
+        self._set(epsilon=positive(epsilon=self.epsilon))
+
+    @property
+    def label(self) -> str:
+        return f"Laplace (epsilon {self.epsilon:.6g})"
+
+    def event(self) -> dp_accounting.DpEvent:
+        return dp_accounting.LaplaceDpEvent(1.0 / self.epsilon)
+
+
+@dataclass(frozen=True)
+class RandomizedResponseRelease(Release):
+    """Every unit's class, kept with probability e^epsilon / (e^epsilon + num_classes - 1), else another at random.
+
+    Warner, "Randomized Response", 1965; for more than two classes Kairouz et al., "Extremal Mechanisms for Local
+    Differential Privacy", 2016. ``epsilon`` bounds the change of a unit's class to any other; replacing the unit
+    by a null record, whose output is uniform, costs less.
+
+    Args:
+        epsilon: epsilon of one such release on its own, when a class is replaced by another.
+        num_classes: number of classes, at least 2.
+
+    Raises:
+        ConfigurationError: if a number is out of its range.
+
+    Example:
+        >>> RandomizedResponseRelease(epsilon=1.0, num_classes=2).event().num_buckets
+        2
+    """
+
+    epsilon: float
+    num_classes: int
+    kind: ClassVar[str] = "randomized_response"
+
+    def __post_init__(self) -> None:
+        self._set(
+            epsilon=positive(epsilon=self.epsilon), num_classes=positive_int(num_classes=self.num_classes)
+        )
+        if self.num_classes < 2:
+            raise ConfigurationError(f"num_classes must be a whole number >= 2, got {self.num_classes!r}")
+
+    @property
+    def label(self) -> str:
+        return f"Randomised response (epsilon {self.epsilon:.6g}, {self.num_classes} classes)"
+
+    @property
+    def private(self) -> bool:
+        return self.noise_parameter > 0
+
+    @property
+    def noise_parameter(self) -> float:
+        """Probability of an answer drawn uniformly from all classes: k / (e^epsilon + k - 1)."""
+        # Written with exp(-epsilon), which cannot overflow.
+        decay = math.exp(-self.epsilon)
+        return self.num_classes * decay / (1.0 + (self.num_classes - 1) * decay)
+
+    def event(self) -> dp_accounting.DpEvent:
+        return dp_accounting.dp_event.RandomizedResponseDpEvent(self.noise_parameter, self.num_classes)
+
+
+@dataclass(frozen=True)
+class NonPrivate(Release):
+    """Something that leaves with no protection: epsilon is infinite from then on.
+
+    Args:
+        reason: what was released and why it is not private; shown in the summary.
+
+    Raises:
+        ConfigurationError: if the reason is empty.
+
+    Example:
+        >>> NonPrivate("validation set holds training examples").private
+        False
+    """
+
+    reason: str
+    kind: ClassVar[str] = "non_private"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.reason, str) or not self.reason.strip():
+            raise ConfigurationError(f"reason must be a text that says what is not private, got {self.reason!r}")
+
+    @property
+    def label(self) -> str:
+        return f"Not private: {self.reason}"
+
+    @property
+    def private(self) -> bool:
+        return False
+
+    def event(self) -> dp_accounting.DpEvent:
+        return dp_accounting.NonPrivateDpEvent()
+
+
+_KINDS: dict[str, type[Release]] = {
+    cls.kind: cls
+    for cls in (
+        SampledGaussian,
+        TruncatedSampledGaussian,
+        GaussianRelease,
+        LaplaceRelease,
+        RandomizedResponseRelease,
+        NonPrivate,
+    )
+}
+
+
+def release_from_dict(values: Mapping[str, Any]) -> Release:
+    """Make the release that :meth:`Release.to_dict` described.
+
+    Args:
+        values: the kind under ``"kind"`` and one entry for each parameter.
+
+    Returns:
+        The release.
+
+    Raises:
+        ConfigurationError: if the kind is unknown, or parameters are missing, superfluous or out of range.
+
+    Example:
+        >>> release_from_dict({"kind": "laplace", "epsilon": 1.0})
+        LaplaceRelease(epsilon=1.0)
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"a release must be a mapping with a 'kind', got {values!r}")
+    kind = values.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ConfigurationError(f"unknown release kind {kind!r}; known are {', '.join(_KINDS)}")
+    cls = _KINDS[kind]
+    wanted = {field.name for field in fields(cls)}
+    given = set(values) - {"kind"}
+    if given != wanted:
+        raise ConfigurationError(
+            f"release {kind!r} needs {', '.join(sorted(wanted))}, got {', '.join(sorted(map(str, given))) or 'nothing'}"
+        )
+    return cls(**{name: values[name] for name in wanted})
