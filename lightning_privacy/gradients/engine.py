@@ -1,0 +1,318 @@
+"""One backward pass turned into one private gradient (DP-SGD, Abadi et al. 2016, Algorithm 1, by book-keeping).
+
+While attached, every layer with parameters runs on detached ones, so autograd carries gradients from layer to layer
+and none to a parameter. Each layer's output gradient arrives in a hook; with the layer's input it gives the
+per-example norms, and at the end of the same backward the clipped sum (book-keeping: Bu et al. 2023, "Differentially
+Private Optimization on Large Model at Small Cost", Algorithm 1). Before anything outside can look, the result has
+been charged, noised and divided by the expected batch size: ``p.grad`` is private from the moment it exists.
+
+A parameter that receives a gradient any other way stops training: nothing bounds that gradient.
+
+Example:
+    >>> import torch
+    >>> from torch import nn
+    >>> from lightning_privacy.mechanisms.noise import NoiseSource
+    >>> model = nn.Linear(3, 1)
+    >>> engine = PrivateGradients(
+    ...     model, max_grad_norm=1.0, noise_multiplier=1.0, expected_batch_size=8, noise=NoiseSource()
+    ... )
+    >>> engine.attach()
+    >>> engine.arm(batch_size=8, step=0)
+    >>> model(torch.randn(8, 3)).mean().backward()
+    >>> engine.released, model.weight.grad.shape
+    (1, torch.Size([1, 3]))
+    >>> engine.detach()
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_privacy._validate import non_negative, one_of, positive
+from lightning_privacy.errors import PrivacyViolation
+from lightning_privacy.gradients.buffers import GradientBuffers
+from lightning_privacy.gradients.clipping import flat_clip_factors
+from lightning_privacy.gradients.contributions import Contribution, merge
+from lightning_privacy.gradients.inspection import refuse_coupling_layers, refuse_unfit
+from lightning_privacy.gradients.interception import release
+from lightning_privacy.gradients.sites import Recorder, install
+from lightning_privacy.mechanisms.noise import NoiseSource
+
+__all__ = ["PrivateGradients"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What the next backward is about."""
+
+    step: int
+    loss_scale: float
+    closes_step: bool
+    empty: bool
+
+
+class PrivateGradients:
+    """Clips, sums and noises the gradient of ``module`` inside backward.
+
+    Args:
+        module: the network. Its own layers stay what they are; copies of it are free of this object.
+        max_grad_norm: clipping norm C, over all trainable parameters.
+        noise_multiplier: standard deviation of the noise on the sum, in units of C; 0 adds none.
+        expected_batch_size: what the noisy sum is divided by. A constant that doesn't depend on the draw.
+        clipping: ``"flat"``.
+        loss_reduction: ``"mean"`` when the loss averages over the micro-batch, ``"sum"`` when it adds up.
+        noise: where noise comes from.
+        charge: called before each release; what it raises keeps the release from happening.
+
+    Raises:
+        ConfigurationError: a number out of range, or no trainable parameter.
+        UnsupportedError: a layer that voids the guarantee, by name.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        max_grad_norm: float,
+        noise_multiplier: float,
+        expected_batch_size: float,
+        clipping: str = "flat",
+        loss_reduction: str = "mean",
+        noise: NoiseSource,
+        charge: Callable[[], None] | None = None,
+    ) -> None:
+        self.max_grad_norm = positive(max_grad_norm=max_grad_norm)
+        self.noise_multiplier = non_negative(noise_multiplier=noise_multiplier)
+        self.expected_batch_size = positive(expected_batch_size=expected_batch_size)
+        one_of(("flat",), clipping=clipping)
+        one_of(("mean", "sum"), loss_reduction=loss_reduction)
+        refuse_unfit(module)
+        self._module = module
+        self._mean = loss_reduction == "mean"
+        self._noise = noise
+        self._charge = charge
+        self._released = 0
+        self._attached = False
+        self._parameters: list[nn.Parameter] = []
+        self._names: dict[int, str] = {}
+        self._handles: list[RemovableHandle] = []
+        self._expected: _Expected | None = None
+        self._collecting = False
+        self._step_open = False
+        self._published = False
+        self._norms: Tensor | None = None
+        self._contributions: dict[int, list[Contribution]] = {}
+        self._deferred: dict[int, None] = {}  # ordered, so that sums round the same in every run
+        self._buffers = GradientBuffers([])
+        self._recorder = Recorder(self)
+
+    @property
+    def released(self) -> int:
+        """Number of private gradients written so far."""
+        return self._released
+
+    @property
+    def pending(self) -> bool:
+        """Whether a backward is expected and has not happened."""
+        return self._expected is not None
+
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        return self._module
+
+    def attach(self) -> None:
+        """Start intercepting; does nothing when already attached."""
+        if self._attached:
+            return
+        self._parameters = [p for p in self._module.parameters() if p.requires_grad]
+        self._names = {id(p): name for name, p in self._module.named_parameters()}
+        self._buffers = GradientBuffers(self._parameters)
+        self._buffers.withdraw()
+        install(self._module, self._recorder)
+        reference = weakref.ref(self)
+        for parameter in self._parameters:
+            name = self._names[id(parameter)]
+            self._handles.append(parameter.register_hook(lambda _, name=name: _refuse_raw(reference(), name)))
+        self._attached = True
+
+    def detach(self) -> None:
+        """Leave the module as it was, without gradients; does nothing when not attached."""
+        if not self._attached:
+            return
+        for layer in self._module.modules():
+            release(layer)
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.discard()
+        self._buffers.withdraw()
+        self._attached = False
+
+    def arm(
+        self,
+        *,
+        batch_size: int | None,
+        step: int,
+        loss_scale: float = 1.0,
+        closes_step: bool = True,
+        empty: bool = False,
+    ) -> None:
+        """Expect exactly one backward, of the micro-batch that comes now.
+
+        Args:
+            batch_size: number of examples in it; None takes it from the network's first argument.
+            step: number of the step it belongs to.
+            loss_scale: factor on the loss, such as 1 / accumulated batches; it is undone.
+            closes_step: release at the end of this backward. Otherwise the clipped sum is kept, under noise.
+            empty: the batch is a placeholder for an empty draw, and its contribution is zero.
+
+        Raises:
+            PrivacyViolation: a layer in a mode that mixes examples, or not attached.
+        """
+        if not self._attached:
+            raise PrivacyViolation("gradients are not attached to the module; call attach() first")
+        positive(loss_scale=loss_scale)
+        if [id(p) for p in self._module.parameters() if p.requires_grad] != [id(p) for p in self._parameters]:
+            if self._step_open:
+                raise PrivacyViolation("the set of trainable parameters changed between micro-batches of one step")
+            self.detach()
+            refuse_unfit(self._module)
+            self.attach()
+        refuse_coupling_layers(self._module)
+        self._forget_micro_batch()
+        self._expected = _Expected(step, loss_scale, closes_step, empty)
+        self._recorder.start(batch_size)
+
+    def discard(self) -> None:
+        """Forget an unfinished step; what it had collected is overwritten."""
+        self._forget_micro_batch()
+        self._expected = None
+        if self._step_open:
+            self._buffers.clear()
+        self._step_open = False
+
+    def is_private(self) -> bool:
+        """Return whether what the parameters hold in ``grad`` is the last private gradient.
+
+        It may have been changed in place, which is post-processing; a ``grad`` that is another tensor is refused.
+        """
+        return self._attached and self._published and self._buffers.published()
+
+    def consume(self) -> None:
+        """Say that an optimizer used the gradient: the same one must not count as private for the next step."""
+        self._published = False
+
+    def knows(self, parameter: nn.Parameter) -> bool:
+        """Return whether ``parameter`` is one whose gradient is made here."""
+        return id(parameter) in self._names
+
+    # What follows is called by the recorder, inside backward.
+
+    def collect(self, parameter: nn.Parameter, contribution: Contribution, *, only_use: bool) -> None:
+        """Take in what a layer found for one parameter.
+
+        Args:
+            parameter: the parameter.
+            contribution: its per-example gradients from one use.
+            only_use: no other use in this step's forward; then the norm is due now, while data is in cache.
+        """
+        entries = self._contributions.setdefault(id(parameter), [])
+        entries.append(contribution)
+        if only_use:
+            self._add_norms(contribution.squared_norms())
+        else:
+            self._deferred[id(parameter)] = None
+
+    def begin_backward(self) -> None:
+        """Note that gradients start to arrive.
+
+        Raises:
+            PrivacyViolation: no backward was expected.
+        """
+        if self._collecting:
+            return
+        if self._expected is None:
+            raise PrivacyViolation(
+                "backward ran when no private step was due: a second backward for the same batch (several losses, "
+                "torch.autograd.grad in the training step, a closure called twice, reentrant checkpointing) or one "
+                "outside the training step. Add the losses up and call backward once; checkpoint with "
+                "use_reentrant=False."
+            )
+        self._collecting = True
+        # Runs when this backward is over, before it returns: the same mechanism gradient reducers use.
+        torch.autograd.Variable._execution_engine.queue_callback(self._finish)  # type: ignore[attr-defined]
+
+    def _add_norms(self, squared: Tensor) -> None:
+        self._norms = squared if self._norms is None else self._norms + squared
+
+    def _finish(self) -> None:
+        expected = self._expected
+        if expected is None:
+            raise PrivacyViolation("a private gradient was finished twice in one backward")
+        try:
+            self._accumulate(expected)
+            if expected.closes_step:
+                if self._charge is not None:
+                    self._charge()
+                self._buffers.publish()
+                self._published = True
+                self._step_open = False
+                self._released += 1
+        except BaseException:
+            self.discard()
+            raise
+        self._forget_micro_batch()
+        self._expected = None
+
+    def _accumulate(self, expected: _Expected) -> None:
+        merged: dict[int, Contribution] = {key: merge(entries) for key, entries in self._contributions.items()}
+        for key in self._deferred:
+            self._add_norms(merged[key].squared_norms())
+        if not self._step_open:
+            self._buffers.withdraw()
+            self._published = False
+            std = self.noise_multiplier * self.max_grad_norm / self.expected_batch_size
+            self._buffers.begin(self._noise, std=std, step=expected.step)
+            self._step_open = True
+        if self._norms is None or expected.empty:
+            return
+        # Autograd saw loss_scale * (sum of losses) / B: undo both to get the gradients of the examples.
+        scale = (self._norms.shape[0] if self._mean else 1) / expected.loss_scale
+        factors = flat_clip_factors(self._norms * scale**2, max_grad_norm=self.max_grad_norm)
+        rejected = ~self._norms.isfinite()
+        any_rejected = bool(rejected.any())
+        weights = factors * (scale / self.expected_batch_size)
+        for parameter in self._parameters:
+            contribution = merged.get(id(parameter))
+            if contribution is None:
+                continue
+            if any_rejected:
+                # A factor of 0 is not enough: 0 * inf is not 0.
+                contribution = contribution.without(rejected)
+            contribution.add_weighted_sum(self._buffers.view(parameter), weights.to(parameter.dtype))
+
+    def _forget_micro_batch(self) -> None:
+        self._collecting = False
+        self._norms = None
+        self._contributions = {}
+        self._deferred = {}
+        self._recorder.stop()
+
+
+def _refuse_raw(engine: PrivateGradients | None, name: str) -> None:
+    if engine is None:
+        return
+    engine.discard()
+    raise PrivacyViolation(
+        f"parameter '{name}' received a gradient that no layer explains: it is used outside its own module's forward "
+        "(for example F.linear(x, layer.weight), a parameter used directly in training_step, or a penalty on the "
+        "weights in the loss). Call the layer itself, move the parameter into a module with a forward, and use the "
+        "optimizer's weight_decay instead of a penalty."
+    )

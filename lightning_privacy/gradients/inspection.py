@@ -1,0 +1,81 @@
+"""What makes a module unfit for per-example gradients, found before the first step.
+
+Example:
+    >>> from torch import nn
+    >>> refuse_unfit(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    Traceback (most recent call last):
+        ...
+    lightning_privacy.errors.UnsupportedError: layer '1' (BatchNorm1d) mixes the examples of a batch, so ...
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lightning_privacy.errors import ConfigurationError, UnsupportedError
+from lightning_privacy.gradients.rules import RULES
+
+__all__ = ["refuse_coupling_layers", "refuse_unfit"]
+
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+def refuse_coupling_layers(module: nn.Module) -> None:
+    """Refuse layers that, in the mode they are in now, make one example's output depend on the others.
+
+    Args:
+        module: the network; called again before each step, because modes change.
+
+    Raises:
+        UnsupportedError: naming the layer and the way out.
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BATCH_NORMS) and (layer.training or layer.running_mean is None):
+            raise UnsupportedError(
+                f"layer '{name}' ({type(layer).__name__}) mixes the examples of a batch, so one example's gradient "
+                "can't be bounded. Replace it, e.g. model = opacus.validators.ModuleValidator.fix(model), which "
+                "turns BatchNorm into GroupNorm, and build the optimizer after that; or freeze it with .eval()."
+            )
+
+
+def refuse_unfit(module: nn.Module) -> None:
+    """Refuse a module whose per-example gradients can't be had or would not mean what they say.
+
+    Args:
+        module: the network about to be trained.
+
+    Raises:
+        ConfigurationError: it has no trainable parameter, or one that is not real floating point.
+        UnsupportedError: a layer couples examples, is compiled or scripted, or is wrapped by another
+            privacy library; the message names the layer and the way out.
+    """
+    trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    if not trainable:
+        raise ConfigurationError(
+            f"module {type(module).__name__} has no trainable parameter; set requires_grad on what should learn"
+        )
+    for name, parameter in trainable:
+        if nn.parameter.is_lazy(parameter):
+            raise ConfigurationError(f"parameter '{name}' is lazy; run one batch through the model before training")
+        if not parameter.is_floating_point():
+            raise UnsupportedError(
+                f"parameter '{name}' has dtype {parameter.dtype}; private gradients need real floating point"
+            )
+    refuse_coupling_layers(module)
+    for name, layer in module.named_modules():
+        kind = type(layer).__name__
+        if hasattr(layer, "_orig_mod") or layer._compiled_call_impl is not None:
+            raise UnsupportedError(
+                f"layer '{name}' ({kind}) is compiled by torch.compile, which hides its layers from per-example "
+                "clipping. Train the uncompiled module (model._orig_mod) and compile it afterwards."
+            )
+        if type(layer).__module__.startswith("torch.jit"):
+            raise UnsupportedError(f"layer '{name}' ({kind}) is scripted; train the module it was made from")
+        if kind.startswith("GradSampleModule"):
+            raise UnsupportedError(
+                f"layer '{name}' ({kind}) is an Opacus wrapper that clips by itself; pass the module inside it"
+            )
+        rule = RULES.get(type(layer))
+        problem = rule.unsupported(layer) if rule is not None else None
+        if problem is not None:
+            raise UnsupportedError(f"layer '{name}' ({kind}): {problem}")

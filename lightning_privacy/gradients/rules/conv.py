@@ -1,0 +1,74 @@
+"""Rule of ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Conv3d``: stride, padding, dilation, groups, padding modes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_privacy.gradients.contributions import Contribution, Dense
+from lightning_privacy.gradients.convolution import ConvContribution, ConvGeometry
+from lightning_privacy.gradients.rules.base import Rule
+
+__all__ = ["ConvRule"]
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class ConvRule(Rule):
+    """Padding that the kernels can't imply (other modes, uneven ``'same'``) is applied to the input first."""
+
+    def batched_dimensions(self, module: nn.modules.conv._ConvNd) -> int:
+        """See :meth:`Rule.batched_dimensions`."""
+        return 2 + len(module.kernel_size)
+
+    def forward(
+        self, module: nn.modules.conv._ConvNd, parameters: Mapping[str, Tensor | None], *inputs: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, tuple[int, ...]]]:
+        """See :meth:`Rule.forward`."""
+        (x,) = inputs
+        x, padding = _explicit_padding(module, x)
+        convolution = _CONV[len(module.kernel_size)]
+        output = convolution(
+            x, parameters["weight"], parameters.get("bias"), module.stride, padding, module.dilation, module.groups
+        )
+        return output, (x.detach(), padding)
+
+    def contributions(
+        self,
+        module: nn.modules.conv._ConvNd,
+        kept: tuple[Tensor, tuple[int, ...]],
+        output_gradient: Tensor,
+        names: frozenset[str],
+    ) -> dict[str, Contribution]:
+        """See :meth:`Rule.contributions`."""
+        result: dict[str, Contribution] = {}
+        if "bias" in names:
+            result["bias"] = Dense(output_gradient.flatten(2).sum(2))
+        if "weight" in names:
+            geometry = ConvGeometry(module.kernel_size, module.stride, module.dilation, module.groups)
+            shape = tuple(module.weight.shape)
+            x, padding = kept
+            result["weight"] = ConvContribution(x, output_gradient, shape, geometry, padding)
+        return result
+
+
+def _explicit_padding(module: nn.modules.conv._ConvNd, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """Return the input, padded as far as needed, and the symmetric zero padding left to the kernel."""
+    spatial = len(module.kernel_size)
+    none = (0,) * spatial
+    if module.padding == "valid":
+        return x, none
+    if module.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        if module.padding_mode == "zeros" and all(total % 2 == 0 for total in totals):
+            return x, tuple(total // 2 for total in totals)
+        # As PyTorch does: the odd element goes to the end.
+        sizes = [size for total in reversed(totals) for size in (total // 2, total - total // 2)]
+    else:
+        if module.padding_mode == "zeros":
+            return x, tuple(int(pad) for pad in module.padding)
+        sizes = [size for pad in reversed(module.padding) for size in (int(pad), int(pad))]
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(x, sizes, mode=mode), none
