@@ -1,0 +1,155 @@
+"""Checkpoints that are complete or not there.
+
+A run may be killed, or its disk may fill, at any moment of a save. The file is therefore written beside its
+final place, forced to the disk, and moved there in one step, so what stands under the name of a checkpoint
+is always either the former one or the new one in full. A private run depends on it: the ledger of what was
+spent is in it.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from lightning_privacy.plugins import AtomicCheckpointIO
+    >>> checkpoint = {"state_dict": {}, "pytorch-lightning_version": "2.6.0"}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "last.ckpt")
+    ...     AtomicCheckpointIO().save_checkpoint(checkpoint, path)
+    ...     AtomicCheckpointIO().load_checkpoint(path) == checkpoint, len(list(path.parent.iterdir()))
+    (True, 1)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from lightning_privacy._lightning import TorchCheckpointIO
+from lightning_privacy.errors import CheckpointError, ConfigurationError
+
+__all__ = ["AtomicCheckpointIO"]
+
+# Lightning reads these two before anything else; a file without them was not written by a Trainer.
+_REQUIRED_KEYS = ("state_dict", "pytorch-lightning_version")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Saves beside the final place and moves; refuses a corrupt or foreign file by name.
+
+    Paths with a scheme, such as ``s3://``, are left to Lightning's own plugin, since object stores put whole
+    objects in place.
+
+    Raises:
+        CheckpointError: From ``save_checkpoint`` when the disk is full or can't be written to, and from
+            ``load_checkpoint`` when the file is not a complete checkpoint of a Lightning trainer.
+        FileNotFoundError: From ``load_checkpoint`` when there is no such file.
+
+    Example:
+        >>> AtomicCheckpointIO().load_checkpoint("nowhere.ckpt")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: Checkpoint file not found: nowhere.ckpt
+    """
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write the checkpoint, or leave what is there as it is.
+
+        Args:
+            checkpoint: What ``Trainer.dump_checkpoint`` made.
+            path: Where it goes; the folder is made when missing.
+            storage_options: Not supported, as in Lightning's own plugin.
+
+        Raises:
+            CheckpointError: The file could not be written; the message names it and the cause.
+            ConfigurationError: ``storage_options`` was given.
+        """
+        if storage_options is not None:
+            raise ConfigurationError(
+                f"storage_options must be None, got {storage_options!r}: set up the path instead"
+            )
+        if _is_remote(path):
+            super().save_checkpoint(checkpoint, path)
+            return
+        # Serialised in memory first: an error of the disk then reaches us as the OSError it is.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        final = Path(path)
+        # One name, not a random one: what a killed run leaves is overwritten by the next save.
+        partial = final.with_name(f"{final.name}.partial")
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            _write_through(partial, buffer.getbuffer())
+            partial.replace(final)
+            _sync_folder(final.parent)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"the checkpoint {final} could not be written ({error.strerror or error}): free space there "
+                "or choose another folder; the checkpoint that was there before, if any, is unchanged"
+            ) from error
+
+    @override
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Args:
+            path: The file.
+            map_location: Device its tensors go to; Lightning moves them on from there.
+            weights_only: As in ``torch.load``.
+
+        Returns:
+            What ``save_checkpoint`` was given.
+
+        Raises:
+            CheckpointError: The file is corrupt, cut short or not a checkpoint of a Lightning trainer.
+            FileNotFoundError: There is no such file.
+        """
+        try:
+            checkpoint: Any = super().load_checkpoint(
+                path, map_location=map_location, weights_only=weights_only
+            )
+        except OSError:
+            raise  # absent, or not readable by this user: the error names the path already
+        except Exception as error:
+            cause = str(error).split(". ")[0].split("\n")[0] or type(error).__name__
+            raise CheckpointError(
+                f"the checkpoint {path} can't be read ({cause}): it is damaged, incomplete or not a "
+                "checkpoint at all; resume from another one, or start anew without ckpt_path"
+            ) from error
+        missing = [key for key in _REQUIRED_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
+        if missing:
+            raise CheckpointError(
+                f"the checkpoint {path} was not written by a Lightning trainer (no {', no '.join(missing)}): "
+                "resume from one that was, or load the weights into the model and start without ckpt_path"
+            )
+        loaded: dict[str, Any] = checkpoint
+        return loaded
+
+
+def _is_remote(path: str | Path) -> bool:
+    return "://" in str(path)
+
+
+def _write_through(path: Path, content: memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the folder's entries to the disk, so that the move too survives a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
