@@ -33,7 +33,7 @@ class GradientBuffers:
         for (dtype, device), members in groups.items():
             flat = torch.zeros(sum(p.numel() for p in members), dtype=dtype, device=device)
             self._flat.append(flat)
-            for parameter, piece in zip(members, flat.split([p.numel() for p in members]), strict=True):
+            for parameter, piece in zip(members, torch.split(flat, [p.numel() for p in members]), strict=True):
                 self._views[id(parameter)] = piece.view(parameter.shape)
 
     def begin(self, noise: NoiseSource, *, std: float, step: int) -> None:

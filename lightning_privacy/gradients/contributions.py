@@ -67,7 +67,8 @@ class Dense(Contribution):
 
     def squared_norms(self) -> Tensor:
         """See :meth:`Contribution.squared_norms`."""
-        return torch.linalg.vector_norm(self.values.flatten(1), dim=1).square()
+        norms: Tensor = torch.linalg.vector_norm(self.values.flatten(1), dim=1)
+        return norms.square()
 
     def add_weighted_sum(self, out: Tensor, weights: Tensor) -> None:
         """See :meth:`Contribution.add_weighted_sum`."""
@@ -100,7 +101,7 @@ class Pair:
     @property
     def one_hot(self) -> bool:
         """Whether ``left`` holds row numbers."""
-        return not self.left.is_floating_point()
+        return bool(self.left.dtype in (torch.int32, torch.int64))
 
 
 class Outer(Contribution):
@@ -156,7 +157,7 @@ class Outer(Contribution):
         total: Tensor | None = None
         for pair in self.pairs:
             if pair.one_hot:
-                batch, positions = pair.left.shape
+                batch = pair.left.shape[0]
                 values = pair.right.new_zeros(batch * self.shape[0], self.shape[1])
                 offset = torch.arange(batch, device=pair.left.device).view(-1, 1) * self.shape[0]
                 values.index_add_(0, (pair.left + offset).flatten(), pair.right.flatten(0, 1))
@@ -180,10 +181,10 @@ class Outer(Contribution):
 
     @staticmethod
     def _single_position_norms(pair: Pair) -> Tensor:
-        right = torch.linalg.vector_norm(pair.right, dim=(1, 2)).square()
-        if pair.one_hot:
-            return right
-        return right * torch.linalg.vector_norm(pair.left, dim=(1, 2)).square()
+        right: Tensor = torch.linalg.vector_norm(pair.right, dim=(1, 2)).square()
+        if not pair.one_hot:
+            right = right * torch.linalg.vector_norm(pair.left, dim=(1, 2)).square()
+        return right
 
     def _instantiation_is_cheaper(self) -> bool:
         elements = self.shape[0] * self.shape[1]

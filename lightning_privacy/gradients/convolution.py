@@ -58,12 +58,17 @@ class ConvGeometry:
 
 
 def _weight_gradient(
-    x: Tensor, g: Tensor, shape: tuple[int, ...], geometry: ConvGeometry, padding: tuple[int, ...], groups: int
+    x: Tensor,
+    g: Tensor,
+    shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    padding: tuple[int, ...],
+    groups: int,
 ) -> Tensor:
     # Only the weight's shape and dtype matter to the kernel: an expanded scalar costs no memory.
     weight = x.new_empty(()).expand(shape)
     spatial = len(geometry.kernel)
-    return torch.ops.aten.convolution_backward(
+    gradient: Tensor = torch.ops.aten.convolution_backward(
         g,
         x,
         weight,
@@ -76,6 +81,7 @@ def _weight_gradient(
         groups,
         (False, True, False),
     )[1]
+    return gradient
 
 
 def per_example_conv_gradients(
@@ -175,9 +181,7 @@ class ConvContribution(Contribution):
             self._instantiated.add_weighted_sum(out, weights)
         elif self.x.shape[0] > 0:
             scaled = self.g * weights.view(-1, *([1] * (self.g.dim() - 1)))
-            out.add_(
-                _weight_gradient(self.x, scaled, self.shape, self.geometry, self.padding, self.geometry.groups)
-            )
+            out.add_(_weight_gradient(self.x, scaled, self.shape, self.geometry, self.padding, self.geometry.groups))
 
     def per_example(self) -> Tensor:
         """See :meth:`Contribution.per_example`."""

@@ -29,6 +29,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +140,8 @@ class PrivateGradients:
         reference = weakref.ref(self)
         for parameter in self._parameters:
             name = self._names[id(parameter)]
-            self._handles.append(parameter.register_hook(lambda _, name=name: _refuse_raw(reference(), name)))
+            hook = partial(_refuse_raw, reference, name)
+            self._handles.append(parameter.register_hook(hook))  # type: ignore[no-untyped-call]
         self._attached = True
 
     def detach(self) -> None:
@@ -189,6 +191,20 @@ class PrivateGradients:
         self._forget_micro_batch()
         self._expected = _Expected(step, loss_scale, closes_step, empty)
         self._recorder.start(batch_size)
+
+    def release_noise(self, *, step: int) -> None:
+        """Release the gradient of an empty batch: noise alone.
+
+        Args:
+            step: number of the step.
+
+        Raises:
+            PrivacyViolation: not attached, or the step has a micro-batch already.
+        """
+        if not self._attached or self._step_open:
+            raise PrivacyViolation("noise alone can be released between steps only, while gradients are attached")
+        self._expected = _Expected(step, 1.0, closes_step=True, empty=True)
+        self._finish()
 
     def discard(self) -> None:
         """Forget an unfinished step; what it had collected is overwritten."""
@@ -247,7 +263,7 @@ class PrivateGradients:
             )
         self._collecting = True
         # Runs when this backward is over, before it returns: the same mechanism gradient reducers use.
-        torch.autograd.Variable._execution_engine.queue_callback(self._finish)  # type: ignore[attr-defined]
+        torch.autograd.Variable._execution_engine.queue_callback(self._finish)
 
     def _add_norms(self, squared: Tensor) -> None:
         self._norms = squared if self._norms is None else self._norms + squared
@@ -306,7 +322,8 @@ class PrivateGradients:
         self._recorder.stop()
 
 
-def _refuse_raw(engine: PrivateGradients | None, name: str) -> None:
+def _refuse_raw(reference: weakref.ref[PrivateGradients], name: str, _gradient: Tensor) -> None:
+    engine = reference()
     if engine is None:
         return
     engine.discard()

@@ -31,11 +31,11 @@ class _Expand(Function):
     """``parameter`` seen once per example; backward ends here, a hook on the output takes the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, root: Tensor, parameter: Tensor, batch_size: int) -> Tensor:
+    def forward(_ctx: Any, _root: Tensor, parameter: Tensor, batch_size: int) -> Tensor:
         return parameter.unsqueeze(0).expand(batch_size, *parameter.shape)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[None, None, None]:
+    def backward(_ctx: Any, *_gradients: Any) -> tuple[None, None, None]:
         return None, None, None
 
 
@@ -67,8 +67,7 @@ def swapped_parameters(module: nn.Module, replacements: Mapping[int, Tensor]) ->
                 # Recurrent layers compute with a list made at construction, not with their attributes.
                 flat.append((child, child._flat_weights))
                 child._flat_weights = [
-                    None if weight is None else replacements.get(id(weight), weight)  # type: ignore[misc]
-                    for weight in child._flat_weights
+                    None if weight is None else replacements.get(id(weight), weight) for weight in child._flat_weights
                 ]
             for name, parameter in child._parameters.items():
                 if parameter is not None and id(parameter) in replacements:

@@ -83,12 +83,12 @@ class _Root(Function):
     """Makes an output computed from detached tensors part of the graph, in place and without arithmetic."""
 
     @staticmethod
-    def forward(ctx: Any, root: Tensor, output: Tensor) -> Tensor:
+    def forward(ctx: Any, _root: Tensor, output: Tensor) -> Tensor:
         ctx.mark_dirty(output)
         return output
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[None, None]:
+    def backward(_ctx: Any, *_gradients: Any) -> tuple[None, None]:
         return None, None
 
 

@@ -17,7 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_privacy.errors import ConfigurationError, LightningPrivacyError, PrivacyViolation, UnsupportedError
+from lightning_privacy.errors import (
+    ConfigurationError,
+    LightningPrivacyError,
+    PrivacyViolation,
+    UnsupportedError,
+)
 from lightning_privacy.gradients.contributions import Contribution, Dense
 from lightning_privacy.gradients.fallback import (
     OpacusSampler,
@@ -93,7 +98,7 @@ class Recorder:
         expected = self.expected_batch_size(name)
         if len(shape) < dimensions or shape[0] != expected:
             raise UnsupportedError(
-                f"layer '{name}' returned shape {tuple(shape)}, but the batch has {expected} examples and the batch must "
+                f"layer '{name}' returned shape {tuple(shape)}, but the batch has {expected} examples and must "
                 "be the first dimension of every layer with parameters. Keep positions, patches or time steps in "
                 "dimensions of their own (no view(batch * steps, ...)), and don't concatenate batches."
             )
@@ -106,6 +111,10 @@ class Recorder:
             yield
         finally:
             self.bypass = False
+
+
+def _hook(tensor: Tensor, hook: Callable[[Tensor], None]) -> None:
+    tensor.register_hook(hook)  # type: ignore[no-untyped-call]
 
 
 class _Use:
@@ -147,8 +156,12 @@ class _Site:
         if not output.requires_grad:
             output = grow_root(self.recorder.root, output)
         self.count_use()
-        output.register_hook(partial(self.receive, _Use(self.recorder.generation, kept)))
+        _hook(output, partial(self.receive, _Use(self.recorder.generation, kept)))
         return output
+
+    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Stand in for the layer's forward."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its layer is called")
 
     def receive(self, use: _Use, gradient: Tensor) -> None:
         """Turn the output's gradient into contributions."""
@@ -261,7 +274,7 @@ class _FallbackSite(_Site):
         expanded: dict[int, Tensor] = {}
         for name, parameter in self.parameters.items():
             view = expand_parameter(recorder.root, parameter.detach(), size)
-            view.register_hook(partial(self.receive_parameter, _Use(recorder.generation, None), name))
+            _hook(view, partial(self.receive_parameter, _Use(recorder.generation, None), name))
             expanded[id(parameter)] = view
         self.count_use()
         call = (self.name, self.layer, original, expanded, (args, kwargs), size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,9 +29,15 @@ class ConvRule(Rule):
         """See :meth:`Rule.forward`."""
         (x,) = inputs
         x, padding = _explicit_padding(module, x)
-        convolution = _CONV[len(module.kernel_size)]
+        convolution: Callable[..., Tensor] = _CONV[len(module.kernel_size)]
         output = convolution(
-            x, parameters["weight"], parameters.get("bias"), module.stride, padding, module.dilation, module.groups
+            x,
+            parameters["weight"],
+            parameters.get("bias"),
+            module.stride,
+            padding,
+            module.dilation,
+            module.groups,
         )
         return output, (x.detach(), padding)
 
@@ -67,8 +73,9 @@ def _explicit_padding(module: nn.modules.conv._ConvNd, x: Tensor) -> tuple[Tenso
         # As PyTorch does: the odd element goes to the end.
         sizes = [size for total in reversed(totals) for size in (total // 2, total - total // 2)]
     else:
+        padding = tuple(int(pad) for pad in module.padding)
         if module.padding_mode == "zeros":
-            return x, tuple(int(pad) for pad in module.padding)
-        sizes = [size for pad in reversed(module.padding) for size in (int(pad), int(pad))]
+            return x, padding
+        sizes = [size for pad in reversed(padding) for size in (pad, pad)]
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     return F.pad(x, sizes, mode=mode), none
