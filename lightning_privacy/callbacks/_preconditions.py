@@ -1,0 +1,138 @@
+"""What a trainer and its module must be for the guarantee to hold; everything else is refused by name.
+
+The checks run before anything is attached and before any training step, in the order a user would
+meet the causes: how the trainer runs, how it optimises, how it feeds data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from lightning_privacy._lightning import (
+    GradientAccumulationScheduler,
+    LightningModule,
+    SingleDeviceStrategy,
+)
+from lightning_privacy.callbacks._trainer import is_compiled
+from lightning_privacy.errors import ConfigurationError, UnsupportedError
+
+__all__ = ["check_callbacks", "check_optimizers", "check_trainer_settings"]
+
+_PRECISIONS = ("32-true", "64-true")
+_SEARCHES = ("LearningRateFinder", "BatchSizeFinder")
+
+
+def check_callbacks(trainer: Any) -> None:
+    """Refuse callbacks that would train outside of the private loop, or change what a step is.
+
+    Raises:
+        UnsupportedError: For a search that trains on the data before the fit, or a changing accumulation.
+    """
+    for callback in trainer.callbacks:
+        name = type(callback).__name__
+        if name in _SEARCHES:
+            raise UnsupportedError(
+                f"{name} trains on the private data to choose a setting, and nobody accounts for it: search "
+                "on public data, or compare private runs and count the epsilon of each"
+            )
+        if isinstance(callback, GradientAccumulationScheduler):
+            raise UnsupportedError(
+                f"{name} changes the batch of a step during training, and with it the sample rate: remove "
+                "it and set Trainer(accumulate_grad_batches=...) to one number"
+            )
+
+
+def check_trainer_settings(trainer: Any, module: LightningModule) -> None:
+    """Refuse a trainer or module whose training loop can't be made private.
+
+    Args:
+        trainer: The trainer, in ``on_fit_start``.
+        module: Its module.
+
+    Raises:
+        UnsupportedError: Naming the setting, its value and what to set instead.
+    """
+    check_callbacks(trainer)
+    _check_strategy(trainer)
+    if trainer.precision not in _PRECISIONS:
+        raise UnsupportedError(
+            f"Trainer(precision={trainer.precision!r}) is not supported: scaled or low-precision gradients "
+            f"change what the clipping bounds. Use precision={' or '.join(map(repr, _PRECISIONS))}."
+        )
+    if not module.automatic_optimization:
+        raise UnsupportedError(
+            f"{type(module).__name__} uses manual optimization (automatic_optimization=False): a step that "
+            "decides itself when to call backward can't be accounted for. Use automatic optimization, or "
+            "DPOptimizer in a loop of your own."
+        )
+    if is_compiled(module):
+        raise UnsupportedError(
+            f"{type(module).__name__} was compiled with torch.compile, which hides its layers from "
+            "per-example clipping: give the trainer the uncompiled module"
+        )
+    if trainer.overfit_batches > 0:
+        raise UnsupportedError(
+            f"Trainer(overfit_batches={trainer.overfit_batches}) trains on the same few batches over and "
+            "over, which no sampling rate describes: remove it; for a quick run use limit_train_batches or "
+            "fast_dev_run"
+        )
+    if trainer.reload_dataloaders_every_n_epochs > 0:
+        raise UnsupportedError(
+            f"Trainer(reload_dataloaders_every_n_epochs={trainer.reload_dataloaders_every_n_epochs}) may "
+            "change the data set during training, while the accounting is for one: remove it"
+        )
+
+
+def _check_strategy(trainer: Any) -> None:
+    strategy = trainer.strategy
+    if isinstance(strategy, SingleDeviceStrategy) and trainer.world_size == 1:
+        return
+    raise UnsupportedError(
+        f"strategy {type(strategy).__name__} with {trainer.world_size} process(es) is not supported: FSDP "
+        "and DeepSpeed shard the gradients that must be clipped per example, and for DDP sampling and noise "
+        "over several processes are not built yet. Train on one device: Trainer(devices=1, strategy='auto')."
+    )
+
+
+def check_optimizers(optimizers: Iterable[Optimizer], module: LightningModule) -> None:
+    """Refuse optimizers that would step on something else than the module's private gradient.
+
+    Args:
+        optimizers: What ``configure_optimizers`` made.
+        module: The module that is trained.
+
+    Raises:
+        UnsupportedError: Several optimizers, or one that evaluates its closure more than once.
+        ConfigurationError: No optimizer, or one that holds a tensor that is no parameter of the module.
+    """
+    given = list(optimizers)
+    if len(given) > 1:
+        raise UnsupportedError(
+            f"configure_optimizers gave {len(given)} optimizers: with several, one batch would be released "
+            "several times and accounted for once. Use one optimizer, with parameter groups where parts "
+            "need other settings."
+        )
+    known = {id(parameter): name for name, parameter in module.named_parameters()}
+    for optimizer in given:
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise UnsupportedError(
+                "the optimizer LBFGS evaluates its closure several times in one step, and each evaluation "
+                "would be a release of its own. Use a first-order optimizer such as SGD or Adam."
+            )
+        foreign = [
+            f"{tuple(parameter.shape)} in group {number}"
+            for number, group in enumerate(optimizer.param_groups)
+            for parameter in group["params"]
+            if id(parameter) not in known
+        ]
+        if foreign:
+            raise ConfigurationError(
+                f"the optimizer {type(optimizer).__name__} holds tensors that are no parameters of "
+                f"{type(module).__name__} (shape {', '.join(foreign)}), so their gradients would not be "
+                "private. Return an optimizer over self.parameters() from configure_optimizers, and "
+                "register every part as a submodule."
+            )

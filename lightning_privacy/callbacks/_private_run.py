@@ -1,0 +1,260 @@
+"""One private fit: what is attached to the trainer and its module, and what happens at each batch.
+
+A :class:`PrivateRun` exists from ``on_fit_start`` to the end of the fit and takes everything off again.
+The optimizers, the loss and the module's class stay as they are: the gradient is private before
+anybody sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from lightning_privacy._lightning import LightningModule, Trainer, rank_zero_info
+from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
+from lightning_privacy.callbacks import _trainer as internals
+from lightning_privacy.callbacks._epoch_batches import EpochBatches
+from lightning_privacy.callbacks._run_state import RunProgress, RunSettings
+from lightning_privacy.callbacks._schedule import StepSchedule, accumulation_value
+from lightning_privacy.callbacks._step_guard import StepGuard
+from lightning_privacy.callbacks._train_loader import with_batch_sampler
+from lightning_privacy.errors import PrivacyBudgetExceeded, PrivacyViolation
+from lightning_privacy.gradients.engine import PrivateGradients
+from lightning_privacy.mechanisms.noise import NoiseSource
+from lightning_privacy.sampling.microbatch import Microbatch
+from lightning_privacy.sampling.poisson import PoissonSampler
+
+__all__ = ["PrivateRun"]
+
+# Draws are functions of their number, so the sampler's own end is never used; the noise numbers 48 bits of
+# steps.
+_NUMBERED_STEPS = 2**48
+
+
+class PrivateRun:
+    """Attaches private gradients, sampling and guards to one fit.
+
+    Args:
+        trainer: The trainer, in ``on_fit_start``.
+        module: Its module.
+        settings: Numbers of the guarantee.
+        progress: Where the run is; kept up to date.
+        schedule: Steps of an epoch and validation in the user's units.
+        loader: The user's train loader.
+        noise: Where noise comes from.
+        ledger: Where each step is charged.
+        record: Called before each charge, to write down that a step is about to happen.
+
+    Raises:
+        UnsupportedError: The module has a layer that voids the guarantee.
+        ConfigurationError: The module has no trainable parameter.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        *,
+        settings: RunSettings,
+        progress: RunProgress,
+        schedule: StepSchedule,
+        loader: DataLoader[object],
+        noise: NoiseSource,
+        ledger: PrivacyLedger,
+        record: Callable[[], None],
+    ) -> None:
+        self._trainer = trainer
+        self._progress = progress
+        self._schedule = schedule
+        self._ledger = ledger
+        self._record = record
+        self._release = SampledGaussian(settings.noise_multiplier, settings.sample_rate)
+        self._affordable = 0
+        self._released_before = 0
+        self._entry: Microbatch | None = None
+        self._minimum: tuple[int | None, int | None] | None = None
+        self._closed = False
+        self._accumulate = trainer.accumulate_grad_batches
+        self._validation_interval = internals.validation_interval(trainer)
+        self._engine = PrivateGradients(
+            module,
+            max_grad_norm=settings.max_grad_norm,
+            noise_multiplier=settings.noise_multiplier,
+            expected_batch_size=settings.expected_batch_size,
+            clipping=settings.clipping,
+            noise=noise,
+            charge=self._charge,
+        )
+        sampler = PoissonSampler(
+            settings.num_examples,
+            sample_rate=settings.sample_rate,
+            steps=_NUMBERED_STEPS,
+            seed=progress.sampler_seed,
+        )
+        self._loader = loader
+        self._batches = EpochBatches(sampler, microbatch_size=loader.batch_size or 1)
+        self._guard = StepGuard(self._engine)
+        self._installed: internals.InstalledLoader | None = None
+
+    def attach(self) -> None:
+        """Start: from here on the module's gradients are private and the trainer samples."""
+        self._engine.attach()
+        self._guard.watch(self._trainer.optimizers)
+        private_loader = with_batch_sampler(self._loader, self._batches)
+        self._installed = internals.install_train_loader(self._trainer, private_loader, user_loader=self._loader)
+        self._batches.on_epoch_start(self._begin_epoch)
+
+    def _charge(self) -> None:
+        self._record()
+        self._ledger.charge(self._release, label="training")
+
+    def refuse_without_budget(self) -> None:
+        """Raise at the start where not even one step could be paid.
+
+        Raises:
+            PrivacyBudgetExceeded: The budget is spent.
+        """
+        if not self._ledger.affords(self._release):
+            raise PrivacyBudgetExceeded(
+                f"no step can be taken: epsilon is {self._ledger.epsilon(exact=True):.6g} of the budget "
+                f"{self._ledger.budget} at delta={self._ledger.delta:g} already, and one more step would "
+                "pass it. Use a larger epsilon, or a new ledger for new data."
+            )
+
+    def _begin_epoch(self) -> None:
+        """Plan the epoch Lightning is about to run, or what is left of the one it resumes."""
+        trainer, progress = self._trainer, self._progress
+        self._engine.discard()
+        position = internals.epoch_position(trainer)
+        done = trainer.global_step - progress.epoch_first_step if position.continues else 0
+        offset = position.batches_done if position.continues else 0
+        if not position.continues:
+            progress.epoch_first_step = trainer.global_step
+        remaining = max(0, self._schedule.steps_per_epoch - done)
+        # One more than the epoch has: whether the first step of the next one could be paid must be known.
+        self._affordable = self._ledger.affordable(self._release, remaining + 1)
+        if self._affordable == 0:
+            remaining = 0
+            self._stop("before the epoch")
+        self._batches.plan(trainer.global_step + progress.step_offset, remaining, offset)
+        if position.continues:
+            self._place_in_epoch(offset, done)
+        else:
+            # Lightning recognises a finished epoch by its number of batches, and only then starts a new one.
+            internals.set_epoch_batches(trainer, position.batches_done if position.finished else len(self._batches))
+        internals.start_iterating(trainer)
+
+    def _place_in_epoch(self, offset: int, done: int) -> None:
+        """Show Lightning the counts it had at the checkpoint, so that it goes on from there."""
+        trainer, at_boundary = self._trainer, self._progress.at_step_boundary
+        # While the number of batches is open, Lightning neither takes the epoch for finished nor warns that
+        # the loader can't be resumed: it can, as the rest of the epoch was just planned.
+        internals.set_epoch_batches(trainer, float("inf"))
+        trainer.accumulate_grad_batches = accumulation_value(offset, closes_step=at_boundary)
+        if self._validation_interval is not None:
+            internals.set_validation_due(trainer, due=at_boundary and self._validates_after(done))
+
+    def start_batch(self, batch_idx: int) -> None:
+        """Prepare for the micro-batch that was just fetched.
+
+        Args:
+            batch_idx: Its number in the epoch.
+        """
+        trainer = self._trainer
+        entry = self._batches.entry(batch_idx)
+        internals.set_epoch_batches(trainer, len(self._batches))
+        trainer.accumulate_grad_batches = accumulation_value(batch_idx + 1, closes_step=entry.closes_step)
+        if self._validation_interval is not None:
+            steps = trainer.global_step - self._progress.epoch_first_step + 1
+            internals.set_validation_due(trainer, due=entry.closes_step and self._validates_after(steps))
+        self._entry, self._released_before = entry, self._engine.released
+        self._progress.next_number = entry.step + 1
+        self._engine.arm(
+            batch_size=entry.size,
+            step=entry.step,
+            loss_scale=1.0 / trainer.accumulate_grad_batches,
+            closes_step=entry.closes_step,
+            empty=entry.empty,
+        )
+
+    def _validates_after(self, steps: int) -> bool:
+        """Whether validation is due after the given number of steps of the present epoch."""
+        if self._validation_interval is None:
+            return False
+        across = self._trainer.check_val_every_n_epoch is None
+        count = steps + self._progress.epoch_first_step if across else steps
+        return self._schedule.validates_after(count, interval=self._validation_interval, across_epochs=across)
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Refuse a step on anything but the private gradient, whichever optimizer Lightning uses by now."""
+        self._guard.check(optimizer)
+
+    def end_batch(self) -> bool:
+        """Check that the micro-batch did what was planned, and stop where the budget ends.
+
+        Returns:
+            Whether a step was completed.
+
+        Raises:
+            PrivacyViolation: No backward happened, or not exactly one release at the end of a step.
+        """
+        entry = self._entry
+        if entry is None:
+            return False
+        if self._engine.pending:
+            raise PrivacyViolation(
+                "no backward happened for this batch: training_step returned None, or a loss that depends "
+                "on no parameter. Skipping a batch because of its content is a release that nobody accounts "
+                "for; return a loss for every batch."
+            )
+        released = self._engine.released - self._released_before
+        if released != int(entry.closes_step):
+            raise PrivacyViolation(
+                f"{released} gradients were released in a batch that "
+                f"{'ends' if entry.closes_step else 'does not end'} a step: a hook or an override of "
+                "optimizer_step called the closure several times or not at all"
+            )
+        self._progress.at_step_boundary = entry.closes_step
+        if entry.closes_step:
+            self._affordable -= 1
+            if self._affordable <= 0 and not self._ends_here():
+                self._stop(f"after step {self._trainer.global_step}")
+        return entry.closes_step
+
+    def _ends_here(self) -> bool:
+        """Whether the trainer's own limits end training with this step."""
+        trainer = self._trainer
+        if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+            return True
+        last_of_epoch = trainer.is_last_batch
+        return bool(
+            last_of_epoch and trainer.max_epochs != -1 and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+        )
+
+    def _stop(self, when: str) -> None:
+        """End training in order: validation and checkpoints of the last step still happen."""
+        if self._minimum is None:
+            self._minimum = internals.lower_minimum(self._trainer)
+        self._trainer.should_stop = True
+        rank_zero_info(
+            f"DifferentialPrivacy: training stops {when}: one more would pass the budget of "
+            f"epsilon={self._ledger.budget:g} at delta={self._ledger.delta:g}"
+        )
+
+    def close(self) -> None:
+        """Take everything off the trainer and its module again; does nothing the second time."""
+        if self._closed:
+            return
+        self._closed = True
+        self._batches.on_epoch_start(None)
+        self._guard.remove()
+        self._engine.detach()
+        if self._installed is not None:
+            internals.uninstall_train_loader(self._trainer, self._installed)
+        self._trainer.accumulate_grad_batches = self._accumulate
+        if self._validation_interval is not None:
+            internals.restore_validation_interval(self._trainer, self._validation_interval)
+        if self._minimum is not None:
+            internals.raise_minimum(self._trainer, self._minimum)

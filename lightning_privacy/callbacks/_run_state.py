@@ -1,0 +1,157 @@
+"""What a checkpoint says about a private run, and whether a later run may continue it.
+
+Everything is made of plain Python types, so a checkpoint loads with ``weights_only=True``. No sum of
+gradients and no unseeded random state is ever in it: whoever reads a published checkpoint learns
+nothing about the noise.
+
+Example:
+    >>> settings = RunSettings(
+    ...     delta=1e-5, noise_multiplier=1.0, num_examples=100, expected_batch_size=10,
+    ...     max_grad_norm=1.0, clipping="flat",
+    ... )
+    >>> RunSettings.from_dict(settings.to_dict()) == settings, settings.sample_rate
+    (True, 0.1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from lightning_privacy.errors import CheckpointError
+
+__all__ = ["RunProgress", "RunSettings", "read_state", "write_state"]
+
+_VERSION = 1
+_REMEDIES = {
+    "delta": "pass the delta of the checkpoint",
+    "num_examples": "resume with the data set the run was started with",
+    "expected_batch_size": "set batch_size and accumulate_grad_batches so that their product is the same",
+    "max_grad_norm": "pass the max_grad_norm of the checkpoint",
+    "clipping": "pass the clipping of the checkpoint",
+    "noise_multiplier": "pass the noise_multiplier of the checkpoint, or leave it out when epsilon was given",
+}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The numbers the guarantee of a run depends on; a resumed run must have the same.
+
+    Args:
+        delta: Of the ledger.
+        noise_multiplier: Standard deviation of the noise over the clipping norm.
+        num_examples: Size of the data set.
+        expected_batch_size: Examples of a step on average.
+        max_grad_norm: Clipping norm.
+        clipping: Clipping policy.
+    """
+
+    delta: float
+    noise_multiplier: float
+    num_examples: int
+    expected_batch_size: int
+    max_grad_norm: float
+    clipping: str
+
+    @property
+    def sample_rate(self) -> float:
+        """Probability of each example to be in the batch of a step."""
+        return self.expected_batch_size / self.num_examples
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSettings:
+        """The settings :meth:`to_dict` described."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    def check_continues(self, saved: RunSettings) -> None:
+        """Raise unless this run has the settings of the saved one.
+
+        Raises:
+            CheckpointError: Naming what differs, both values and the way out.
+        """
+        for field in fields(self):
+            own, before = getattr(self, field.name), getattr(saved, field.name)
+            if own != before:
+                raise CheckpointError(
+                    f"the checkpoint's run has {field.name}={before!r}, this one {own!r}: its ledger would "
+                    f"not describe what is trained now. To continue, {_REMEDIES[field.name]}; otherwise "
+                    "start a new run without ckpt_path."
+                )
+
+
+@dataclass
+class RunProgress:
+    """How far a run is.
+
+    Args:
+        run_id: Name of the run, kept over its resumptions.
+        step_offset: Added to ``trainer.global_step`` to number draws and noise, so that no number comes
+            twice.
+        next_number: Number of the draw and noise that comes next.
+        epoch_first_step: ``trainer.global_step`` at the start of the present epoch.
+        at_step_boundary: Whether the last micro-batch closed a step.
+        journal_path: File that knows the steps taken after the last checkpoint, or ``None``.
+        journal_count: Steps in that file when the checkpoint was taken.
+        noise_seed: The seed of the noise, only if one was passed.
+        sampler_seed: The seed of the draws, only if the noise is seeded.
+    """
+
+    run_id: str
+    step_offset: int = 0
+    next_number: int = 0
+    epoch_first_step: int = 0
+    at_step_boundary: bool = True
+    journal_path: str | None = None
+    journal_count: int = 0
+    noise_seed: int | None = None
+    sampler_seed: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunProgress:
+        """The progress ``dataclasses.asdict`` described."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+
+def write_state(ledger: dict[str, Any], settings: RunSettings | None, progress: RunProgress | None) -> dict[str, Any]:
+    """The callback's state for a checkpoint; never empty, as Lightning would leave an empty one out."""
+    return {
+        "version": _VERSION,
+        "ledger": ledger,
+        "settings": None if settings is None else settings.to_dict(),
+        "progress": None if progress is None else asdict(progress),
+    }
+
+
+def read_state(
+    state: Mapping[str, Any],
+) -> tuple[dict[str, Any], RunSettings | None, RunProgress | None]:
+    """Take a saved state apart.
+
+    Returns:
+        State of the ledger, settings and progress; the last two are None when nothing had been trained.
+
+    Raises:
+        CheckpointError: The state is of another version, or not one at all.
+    """
+    if state.get("version") != _VERSION:
+        raise CheckpointError(
+            f"the checkpoint's privacy state has version {state.get('version')!r}, this version of "
+            f"lightning_privacy reads {_VERSION}: resume with the version that wrote it"
+        )
+    try:
+        ledger, settings, progress = state["ledger"], state["settings"], state["progress"]
+        return (
+            ledger,
+            None if settings is None else RunSettings.from_dict(settings),
+            None if progress is None else RunProgress.from_dict(progress),
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the checkpoint's privacy state is damaged ({error!r}): resume from another checkpoint, or "
+            "start a new run without ckpt_path"
+        ) from error

@@ -1,0 +1,218 @@
+"""The only file that touches Lightning internals which are not public API.
+
+Each function reads or sets one thing, and ``tests/callbacks/test__trainer.py`` pins each to the
+versions of Lightning in ``pyproject.toml``: an upgrade that moves one of them fails there.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from lightning_privacy._lightning import LIGHTNING_NAME, CombinedLoader, LightningModule, Trainer
+
+__all__ = [
+    "EpochPosition",
+    "InstalledLoader",
+    "batch_position",
+    "count_loader_batches",
+    "epoch_position",
+    "install_train_loader",
+    "is_compiled",
+    "loaded_checkpoint",
+    "lower_minimum",
+    "raise_minimum",
+    "request_train_loader",
+    "restore_validation_interval",
+    "set_epoch_batches",
+    "set_validation_due",
+    "start_iterating",
+    "uninstall_train_loader",
+    "uses_dataloader_iter",
+    "validation_interval",
+]
+
+
+class _Counted:
+    """A loader of ``length`` batches that is only ever counted."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[None]:
+        return iter(())
+
+
+@dataclass(frozen=True)
+class EpochPosition:
+    """Where in an epoch the training loop is about to start.
+
+    Args:
+        continues: Whether it goes on in the middle of an epoch, after a checkpoint was loaded.
+        finished: Whether the checkpoint was taken at the last batch of an epoch, so that a new one begins.
+        batches_done: Batches of the epoch (this one, or the finished one) that are done.
+    """
+
+    continues: bool
+    finished: bool
+    batches_done: int
+
+
+@dataclass(frozen=True)
+class InstalledLoader:
+    """What :func:`uninstall_train_loader` needs to undo an installation."""
+
+    source: Any
+    user_loader: Any
+
+
+def request_train_loader(trainer: Trainer) -> Any:
+    """The user's train loader, or the collection of them, without iterating over it.
+
+    Lightning has asked for it already where ``estimated_stepping_batches`` was read; otherwise it is asked
+    for here, once.
+    """
+    if trainer.train_dataloader is not None:
+        return trainer.train_dataloader
+    return trainer.fit_loop._data_source.dataloader()
+
+
+def count_loader_batches(trainer: Trainer, length: int) -> int:
+    """Batches of one epoch of the user's loader, as Lightning counts them.
+
+    Applies ``limit_train_batches`` and lets Lightning check ``val_check_interval`` and ``log_every_n_steps``
+    against the user's own numbers. No worker process is started for it.
+
+    Args:
+        trainer: The trainer, in ``on_fit_start``.
+        length: ``len`` of the user's loader.
+
+    Returns:
+        The number of batches; 0 when ``limit_train_batches`` is 0.
+    """
+    fit_loop = trainer.fit_loop
+    if fit_loop._combined_loader is None:
+        source = fit_loop._data_source.instance
+        fit_loop._data_source.instance = _Counted(length)
+        try:
+            fit_loop.setup_data()
+        finally:
+            fit_loop._data_source.instance = source
+    return 0 if fit_loop._combined_loader is None else int(fit_loop.max_batches)
+
+
+def install_train_loader(trainer: Trainer, loader: DataLoader[Any], *, user_loader: Any) -> InstalledLoader:
+    """Make ``loader`` the one the fit loop trains on, as if the user had passed it; it is not iterated yet."""
+    data_connector = importlib.import_module(f"{LIGHTNING_NAME}.trainer.connectors.data_connector")
+    states = importlib.import_module(f"{LIGHTNING_NAME}.trainer.states")
+    fit_loop = trainer.fit_loop
+    installed = InstalledLoader(source=fit_loop._data_source.instance, user_loader=user_loader)
+    processed = data_connector._process_dataloader(
+        trainer, states.TrainerFn.FITTING, states.RunningStage.TRAINING, loader
+    )
+    combined = CombinedLoader(processed, "max_size_cycle")
+    fit_loop._data_source.instance = loader
+    fit_loop._combined_loader = combined
+    fetcher = fit_loop._data_fetcher
+    if fetcher is not None:
+        fetcher.teardown()
+        fetcher.setup(combined)
+    return installed
+
+
+def uninstall_train_loader(trainer: Trainer, installed: InstalledLoader) -> None:
+    """Give the fit loop the user's loader back."""
+    fit_loop = trainer.fit_loop
+    fit_loop._data_source.instance = installed.source
+    fit_loop._combined_loader = CombinedLoader(installed.user_loader, "max_size_cycle")
+
+
+def epoch_position(trainer: Trainer) -> EpochPosition:
+    """Where the epoch that is about to run starts; call at its start, before any of its batches."""
+    epoch_loop = trainer.fit_loop.epoch_loop
+    if not epoch_loop.restarting:
+        return EpochPosition(continues=False, finished=False, batches_done=0)
+    progress = epoch_loop.batch_progress
+    at_batch_end = epoch_loop.restarted_on_train_batch_end
+    finished = at_batch_end and progress.is_last_batch
+    done = progress.current.completed + int(at_batch_end)
+    return EpochPosition(continues=not finished, finished=finished, batches_done=done)
+
+
+def start_iterating(trainer: Trainer) -> None:
+    """Create the epoch's iterator over the train loader, where the training loop will not do it itself.
+
+    Lightning iterates when data are set up and again at every later epoch. The private loader has no batches
+    when it is set up, so the first iteration of a fit is due here.
+    """
+    fit_loop = trainer.fit_loop
+    lightning_will = trainer.current_epoch > 0 and not fit_loop.is_resuming and not fit_loop.epoch_loop.restarting
+    if not lightning_will and fit_loop._data_fetcher is not None:
+        iter(fit_loop._data_fetcher)
+
+
+def set_epoch_batches(trainer: Trainer, batches: float) -> None:
+    """Set the number of batches of the present epoch; infinity where it isn't decided yet."""
+    trainer.fit_loop.max_batches = batches
+
+
+def batch_position(trainer: Trainer) -> tuple[int, int]:
+    """Batches started in this epoch, and over all epochs; the present one included."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    return progress.current.ready, progress.total.ready
+
+
+def validation_interval(trainer: Trainer) -> int | None:
+    """Loader batches between validations, as Lightning worked it out; ``None`` when there is no such count."""
+    interval = trainer.val_check_batch
+    return None if interval is None or interval == float("inf") else int(interval)
+
+
+def set_validation_due(trainer: Trainer, *, due: bool) -> None:
+    """Make Lightning validate after the batch that was started last, or not.
+
+    Lightning validates when ``trainer.val_check_batch`` divides its count of batches.
+    """
+    current, total = batch_position(trainer)
+    count = total if trainer.check_val_every_n_epoch is None else current
+    trainer.val_check_batch = 1 if due else count + 1
+
+
+def restore_validation_interval(trainer: Trainer, interval: int) -> None:
+    """Undo :func:`set_validation_due`."""
+    trainer.val_check_batch = interval
+
+
+def lower_minimum(trainer: Trainer) -> tuple[int | None, int | None]:
+    """Drop ``min_epochs`` and ``min_steps``, so that ``trainer.should_stop`` is obeyed; returns both."""
+    fit_loop = trainer.fit_loop
+    before = fit_loop.min_epochs, fit_loop.epoch_loop.min_steps
+    fit_loop.min_epochs, fit_loop.epoch_loop.min_steps = None, None
+    return before
+
+
+def raise_minimum(trainer: Trainer, before: tuple[int | None, int | None]) -> None:
+    """Undo :func:`lower_minimum`."""
+    trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = before
+
+
+def loaded_checkpoint(trainer: Trainer) -> dict[str, Any]:
+    """The checkpoint a fit resumes from, as loaded; empty when it starts anew. Only until training starts."""
+    return trainer._checkpoint_connector._loaded_checkpoint
+
+
+def is_compiled(module: LightningModule) -> bool:
+    """Whether the module went through ``torch.compile`` as a whole before it was given to the trainer."""
+    return module._compiler_ctx is not None
+
+
+def uses_dataloader_iter(trainer: Trainer) -> bool:
+    """Whether ``training_step`` takes a ``dataloader_iter`` and fetches its batches itself."""
+    return type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher"
