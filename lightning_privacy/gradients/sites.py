@@ -205,7 +205,9 @@ class _RuleSite(_Site):
         if not recorder.listening():
             return original(*args, **kwargs)
         if kwargs:
-            args = self.signature.bind(self.layer, *args, **kwargs).args[1:]
+            bound = self.signature.bind(self.layer, *args, **kwargs)
+            bound.apply_defaults()  # without them, arguments behind an omitted one would be lost
+            args = bound.args[1:]
         detached = {key: None if p is None else p.detach() for key, p in self.layer._parameters.items()}
         output, kept = self.rule.forward(self.layer, detached, *args)
         recorder.check_batch(self.name, output.shape, self.dimensions)
