@@ -1,0 +1,304 @@
+"""The noise source: unpredictable without a seed, a function of (seed, step, stream) with one."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import pickle
+import random
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_privacy.errors import CheckpointError, ConfigurationError
+from lightning_privacy.mechanisms import NoiseSource, SeededNoiseWarning, noise
+
+
+def seeded(seed):
+    with pytest.warns(SeededNoiseWarning, match="NOT PRIVATE"):
+        return NoiseSource(seed)
+
+
+def draw(source, count=64, *, step=0, stream=0, **options):
+    return source.normals(count, std=1.0, step=step, stream=stream, **options)
+
+
+def test_seed_warns_and_is_a_caveat():
+    source = seeded(5)
+    assert source.seeded
+    assert source.seed == 5
+    assert "NOT PRIVATE" in source.caveat
+
+
+def test_warning_points_at_the_caller():
+    with pytest.warns(SeededNoiseWarning) as caught:
+        NoiseSource(0)
+    assert caught[0].filename == __file__
+
+
+def test_no_seed_no_warning_no_caveat():
+    source = NoiseSource()
+    assert (source.seed, source.seeded, source.caveat) == (None, False, None)
+
+
+@pytest.mark.parametrize("seed", [-1, True, 1.0, "7", np.float64(1)])
+def test_bad_seed_is_refused_with_its_value(seed):
+    with pytest.raises(ConfigurationError, match=r"seed must be a whole number >= 0, got .*"):
+        NoiseSource(seed)
+
+
+def test_numpy_seed_is_the_same_seed():
+    assert torch.equal(draw(seeded(np.int64(3))), draw(seeded(3)))
+    assert type(seeded(np.int64(3)).state_dict()["seed"]) is int
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_seeded_values_are_a_function_of_seed_step_and_stream(dtype):
+    first, second = seeded(11), seeded(11)
+    draw(first, 5000, step=8, dtype=dtype)  # an earlier draw leaves no trace
+    a, b = draw(first, 1000, step=3, stream=2, dtype=dtype), draw(second, 1000, step=3, stream=2, dtype=dtype)
+    assert a.dtype == dtype
+    assert torch.equal(a, b)
+
+
+def test_seeds_steps_and_streams_are_independent():
+    """All pairwise correlations of ten draws at 5.5 standard errors: below 2e-6 for fresh seeds."""
+    draws = [draw(seeded(seed), 20_000) for seed in (0, 1, 256, 2**128, 2**128 + 1)]
+    source = seeded(1)
+    draws += [
+        draw(source, 20_000, step=step, stream=stream)
+        for step, stream in [(1, 0), (0, 1), (1, 1), (2**48 - 1, 0), (0, 2**32 - 1)]
+    ]
+    correlations = torch.corrcoef(torch.stack(draws)) - torch.eye(len(draws))
+    assert correlations.abs().max() < 5.5 / math.sqrt(20_000)
+
+
+def test_single_and_double_precision_share_no_keystream():
+    source = seeded(1)
+    assert not torch.isclose(draw(source, 2000).double(), draw(source, 2000, dtype=torch.float64)).any()
+
+
+def test_unseeded_calls_never_repeat_whatever_the_step():
+    """2**-24 per comparison of two floats; 64 in a row equal would mean a repeated keystream."""
+    source = NoiseSource()
+    draws = [draw(source) for _ in range(20)] + [draw(NoiseSource()) for _ in range(5)]
+    assert len({tuple(values.tolist()) for values in draws}) == len(draws)
+
+
+def test_nonce_of_unseeded_calls_is_never_used_twice(monkeypatch):
+    nonces = []
+    monkeypatch.setattr(noise, "fill_normals", lambda out, *, nonce, **_: (nonces.append(nonce), out.fill(0)))
+    source = NoiseSource()
+    threads = [threading.Thread(target=lambda: [draw(source) for _ in range(200)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(nonces) == list(range(800))
+
+
+def test_p25_global_seeds_do_not_reach_the_noise():
+    def after_seeding():
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        return draw(NoiseSource())
+
+    before = torch.random.get_rng_state()
+    assert not torch.equal(after_seeding(), after_seeding())
+    torch.random.set_rng_state(before)
+    draw(NoiseSource())
+    assert torch.equal(torch.random.get_rng_state(), before), "drawing noise moved the global generator"
+
+
+def test_p25_noise_differs_between_processes_after_the_same_global_seed():
+    code = (
+        "import torch; torch.manual_seed(0); from lightning_privacy.mechanisms import NoiseSource;"
+        "print(NoiseSource().normals(8, std=1.0, step=0).tolist())"
+    )
+    outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in "ab"}
+    assert len(outputs) == 2
+
+
+def test_p25_resumed_run_does_not_repeat_the_noise():
+    source = NoiseSource()
+    assert source.state_dict() == {}
+    first = draw(source, step=7)
+    resumed = NoiseSource()
+    resumed.load_state_dict(source.state_dict())
+    assert not torch.equal(draw(resumed, step=7), first)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_p25_copies_of_an_unseeded_source_take_a_new_key(duplicate):
+    source = NoiseSource()
+    key = source._keys[torch.float32]
+    assert not torch.equal(draw(duplicate(source)), draw(source))
+    assert key not in pickle.dumps(source)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_copies_of_a_seeded_source_keep_the_seed_without_a_new_warning(duplicate):
+    source = seeded(4)
+    assert torch.equal(draw(duplicate(source)), draw(source))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_p25_forked_child_takes_a_new_key():
+    code = """
+import os, sys, warnings
+import torch
+from lightning_privacy.mechanisms import NoiseSource
+warnings.simplefilter("ignore")
+torch.set_num_threads(2)
+sources = NoiseSource(), NoiseSource(3)
+big = 400_000  # enough for the helper threads, which the child does not inherit
+for source in sources:
+    source.normals(big, std=1.0, step=0)
+pid = os.fork()
+print([source.normals(big, std=1.0, step=1)[-3:].tolist() for source in sources], flush=True)
+if pid == 0:
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, timeout=120)
+    (unseeded_a, seeded_a), (unseeded_b, seeded_b) = (eval(line) for line in result.stdout.splitlines())
+    assert unseeded_a != unseeded_b
+    assert seeded_a == seeded_b
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_std_zero_gives_exact_zeros(dtype):
+    filled = NoiseSource().normal_(torch.full((7, 3), 5.0, dtype=dtype), std=0.0, step=0)
+    assert torch.equal(filled, torch.zeros(7, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (), (1,), (7,), (3, 5, 7)])
+def test_every_shape_is_filled(shape):
+    filled = NoiseSource().normal_(torch.full(shape, math.nan), std=2.0, step=0)
+    assert filled.shape == shape
+    assert filled.isfinite().all()
+    assert (filled != 0).all()
+
+
+def test_std_is_the_standard_deviation_in_every_precision():
+    """Mean and standard deviation at 5 standard errors of 300,000 draws: 6e-7 each; 3% off is 23."""
+    count = 300_000
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        values = seeded(2).normals(count, std=3.0, step=1, dtype=dtype).double()
+        assert abs(values.mean()) < 5 * 3.0 / math.sqrt(count)
+        assert abs(values.std() - 3.0) < 5 * 3.0 * math.sqrt(0.5 / count)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.empty(40, 30).t(),
+        torch.empty(4, 3, 5, 6).to(memory_format=torch.channels_last),
+        torch.empty(200)[::2],
+        torch.empty(40, 30, dtype=torch.float64)[5:, 1:],
+        torch.empty(33)[1:],
+    ],
+    ids=["transposed", "channels_last", "strided", "window", "offset"],
+)
+def test_layout_in_memory_does_not_change_the_values(tensor):
+    expected = draw(seeded(6), tuple(tensor.shape), dtype=tensor.dtype)
+    assert torch.equal(seeded(6).normal_(tensor, std=1.0, step=0), expected)
+
+
+def test_only_the_view_is_written():
+    base = torch.zeros(10)
+    NoiseSource().normal_(base[2:5], std=1.0, step=0)
+    assert (base[2:5] != 0).all()
+    assert (base[:2] == 0).all()
+    assert (base[5:] == 0).all()
+
+
+def test_thread_count_does_not_change_the_values():
+    threads = torch.get_num_threads()
+    try:
+        draws = []
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            draws.append(draw(seeded(9), 500_001, step=1))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(draws[0], draws[1])
+    assert torch.equal(draws[0], draws[2])
+
+
+def test_parameters_are_filled_without_a_graph_and_autograd_notices():
+    weight = torch.nn.Parameter(torch.ones(5))
+    product = (weight * weight).sum()
+    source = NoiseSource()
+    assert source.normal_(weight, std=1.0, step=0) is weight
+    assert weight.grad_fn is None
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+def test_inference_mode_leaves_the_source_usable():
+    source = NoiseSource()
+    with torch.inference_mode():
+        inside = draw(source, 3000)
+    assert not torch.equal(inside, draw(source, 3000))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_other_types_are_refused(dtype):
+    with pytest.raises(ConfigurationError, match=f"floating-point tensor, got dtype {dtype}"):
+        NoiseSource().normal_(torch.zeros(3, dtype=dtype), std=1.0, step=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"std": -1.0, "step": 0}, "std must be a finite number >= 0, got -1.0"),
+        ({"std": math.nan, "step": 0}, "std must be a finite number >= 0, got nan"),
+        ({"std": 1.0, "step": -1}, r"step must be a whole number >= 0 and < 2\*\*48, got -1"),
+        ({"std": 1.0, "step": 2**48}, r"step must be .* < 2\*\*48, got 281474976710656"),
+        ({"std": 1.0, "step": 0, "stream": 2**32}, r"stream must be .* < 2\*\*32, got 4294967296"),
+        ({"std": 1.0, "step": 1.5}, "step must be a whole number"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        NoiseSource().normals(3, **arguments)
+
+
+def test_bernoulli_seed_is_fresh_or_a_function_of_seed_and_purpose():
+    source = NoiseSource()
+    assert source.bernoulli_seed("sampling") != source.bernoulli_seed("sampling")
+    assert seeded(1).bernoulli_seed("sampling") == seeded(1).bernoulli_seed("sampling")
+    assert seeded(1).bernoulli_seed("sampling") != seeded(1).bernoulli_seed("probe")
+    assert seeded(1).bernoulli_seed("sampling") != seeded(2).bernoulli_seed("sampling")
+    assert 0 <= source.bernoulli_seed("sampling") < 2**128
+
+
+def test_state_of_a_seeded_source_is_its_seed():
+    source = seeded(12)
+    assert source.state_dict() == {"seed": 12}
+    source.load_state_dict({"seed": 12})
+    source.load_state_dict({})
+    NoiseSource().load_state_dict({"seed": 12})
+    with pytest.raises(CheckpointError, match="seed 13, this source has seed 12"):
+        source.load_state_dict({"seed": 13})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_p25_device_noise_ignores_the_global_seed_and_follows_the_own_one():
+    def after_seeding(source, step=0):
+        torch.cuda.manual_seed_all(0)
+        return source.normals(100_000, std=2.0, step=step, device="cuda")
+
+    assert not torch.equal(after_seeding(NoiseSource()), after_seeding(NoiseSource()))
+    source = NoiseSource()
+    assert not torch.equal(after_seeding(source), after_seeding(source))
+    assert torch.equal(after_seeding(seeded(1)), after_seeding(seeded(1)))
+    assert not torch.equal(after_seeding(seeded(1)), after_seeding(seeded(1), step=1))
+    assert abs(after_seeding(seeded(1)).std() - 2.0) < 5 * 2.0 * math.sqrt(0.5 / 100_000)
