@@ -67,7 +67,8 @@ class Dense(Contribution):
 
     def squared_norms(self) -> Tensor:
         """See :meth:`Contribution.squared_norms`."""
-        norms: Tensor = torch.linalg.vector_norm(self.values.flatten(1), dim=1)
+        # A scalar parameter has one number per example: the extra dimension keeps the flattening valid.
+        norms: Tensor = torch.linalg.vector_norm(self.values.unsqueeze(-1).flatten(1), dim=1)
         return norms.square()
 
     def add_weighted_sum(self, out: Tensor, weights: Tensor) -> None:

@@ -85,6 +85,18 @@ def _batched(leaf: Any, batch_size: int) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch_size
 
 
+def _example_leaves(module: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]], batch_size: int) -> list[int]:
+    """Return which leaves of ``arguments`` hold one entry per example."""
+    args, kwargs = arguments
+    shared = None
+    if isinstance(module, nn.MultiheadAttention):
+        # A mask of positions by positions is for all examples, also when there are as many of these as positions.
+        mask = args[5] if len(args) > 5 else kwargs.get("attn_mask")
+        shared = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+    leaves = tree_flatten(arguments)[0]
+    return [index for index, leaf in enumerate(leaves) if leaf is not shared and _batched(leaf, batch_size)]
+
+
 def _check_inputs(name: str, leaves: list[Any], batch_size: int) -> None:
     if not any(_batched(leaf, batch_size) for leaf in leaves):
         shapes = [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
@@ -134,7 +146,7 @@ def call_vectorised(
     """
     leaves, spec = tree_flatten(arguments)
     _check_inputs(name, leaves, batch_size)
-    mapped = [index for index, leaf in enumerate(leaves) if _batched(leaf, batch_size)]
+    mapped = _example_leaves(module, arguments, batch_size)
     output_spec: list[Any] = []
 
     def single(weights: dict[int, Tensor], *tensors: Tensor) -> list[Tensor]:
@@ -169,10 +181,11 @@ def call_looped(
     leaves, spec = tree_flatten(arguments)
     _check_inputs(name, leaves, batch_size)
     unbound = {key: value.unbind(0) for key, value in parameters.items()}
+    mapped = set(_example_leaves(module, arguments, batch_size))
     collected: list[list[Any]] = []
     structure: Any = None
     for example in range(batch_size):
-        filled = [leaf[example : example + 1] if _batched(leaf, batch_size) else leaf for leaf in leaves]
+        filled = [leaf[example : example + 1] if at in mapped else leaf for at, leaf in enumerate(leaves)]
         args, kwargs = tree_unflatten(filled, spec)
         with swapped_parameters(module, {key: values[example] for key, values in unbound.items()}):
             outputs, structure = tree_flatten(original(*args, **kwargs))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import nn
 
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
-from lightning_privacy.gradients.rules import RULES
+from lightning_privacy.gradients.rules import RULES, rule_for
 
 __all__ = ["refuse_coupling_layers", "refuse_unfit"]
 
@@ -36,6 +36,28 @@ def refuse_coupling_layers(module: nn.Module) -> None:
                 "can't be bounded. Replace it, e.g. model = opacus.validators.ModuleValidator.fix(model), which "
                 "turns BatchNorm into GroupNorm, and build the optimizer after that; or freeze it with .eval()."
             )
+
+
+def _layout_problem(layer: nn.Module) -> str | None:
+    """Return why the layer's batch dimension can't be told, or None."""
+    if not isinstance(layer, nn.RNNBase | nn.MultiheadAttention) or layer.batch_first:
+        return None
+    if not any(p.requires_grad for p in layer.parameters()):
+        return None
+    return "takes time first, and examples must be in the first dimension; set batch_first=True"
+
+
+def _reparametrization_problem(layer: nn.Module) -> str | None:
+    """Return why a layer with a rule whose weight is remade outside its forward can't be trained, or None."""
+    if rule_for(layer) is None:
+        return None
+    for name, parameter in layer.named_parameters(recurse=False):
+        if parameter.requires_grad and name not in ("weight", "bias"):
+            return (
+                f"parameter '{name}' becomes part of the layer outside its forward, as torch.nn.utils.weight_norm, "
+                "spectral_norm and prune do in a hook; use torch.nn.utils.parametrizations or parametrize instead"
+            )
+    return None
 
 
 def refuse_unfit(module: nn.Module) -> None:
@@ -77,5 +99,6 @@ def refuse_unfit(module: nn.Module) -> None:
             )
         rule = RULES.get(type(layer))
         problem = rule.unsupported(layer) if rule is not None else None
+        problem = problem or _layout_problem(layer) or _reparametrization_problem(layer)
         if problem is not None:
             raise UnsupportedError(f"layer '{name}' ({kind}): {problem}")

@@ -18,6 +18,7 @@ Example:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd import Function
 
-__all__ = ["Handler", "grow_root", "intercept", "is_intercepted", "release"]
+__all__ = ["Handler", "grow_root", "has_own_forward", "intercept", "is_intercepted", "release"]
 
 Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called as ``handler(original_forward, args, kwargs)`` in place of the layer's forward."""
@@ -47,10 +48,18 @@ class _Intercepted:
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # The copy of the module is in the memo before its attributes are copied.
         copied = memo.get(id(self.module), self.module)
+        if self.previous is not None:
+            return copy.deepcopy(self.previous, memo)
         return partial(type(self.module).forward, copied)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.previous is not None:
+            return _same, (self.previous,)
         return partial, (type(self.module).forward, self.module)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def intercept(module: nn.Module, handler: Handler) -> None:
@@ -66,6 +75,16 @@ def intercept(module: nn.Module, handler: Handler) -> None:
 def is_intercepted(module: nn.Module) -> bool:
     """Return whether calls of ``module`` go through a handler."""
     return isinstance(vars(module).get("forward"), _Intercepted)
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Return whether somebody replaced ``forward`` on this instance; interception, and what a copy has of it, aside."""
+    own = vars(module).get("forward")
+    if isinstance(own, _Intercepted):
+        own = own.previous
+    if isinstance(own, partial) and own.func is type(module).forward and own.args == (module,):
+        return False
+    return own is not None
 
 
 def release(module: nn.Module) -> None:

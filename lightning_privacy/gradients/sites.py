@@ -33,7 +33,7 @@ from lightning_privacy.gradients.fallback import (
     swapped_parameters,
 )
 from lightning_privacy.gradients.interception import grow_root, intercept
-from lightning_privacy.gradients.rules import Rule, rule_for
+from lightning_privacy.gradients.rules import RULES, Rule, rule_for
 
 __all__ = ["Collector", "Recorder", "install"]
 
@@ -338,7 +338,8 @@ def _site(name: str, layer: nn.Module, recorder: Recorder) -> _Site | None:
     rule = rule_for(layer)
     if rule is not None:
         return _RuleSite(name, layer, recorder, own, rule)
-    sampler = opacus_sampler(layer)
+    # Where a rule declines a layer of its class, Opacus's sampler for that class doesn't know better.
+    sampler = None if type(layer) in RULES else opacus_sampler(layer)
     if sampler is not None:
         return _SamplerSite(name, layer, recorder, own, sampler)
     everything = {key: p for key, p in layer.named_parameters() if p.requires_grad}

@@ -118,9 +118,7 @@ def _conv(spatial: int, options: dict[str, Any]) -> nn.Module:
 @pytest.mark.parametrize("options", CONV_OPTIONS, ids=CONV_IDS)
 @pytest.mark.parametrize("cheaper", [True, False], ids=["instantiated", "gram"])
 @pytest.mark.parametrize("spatial", [1, 2, 3])
-def test_convolution(
-    spatial: int, cheaper: bool, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_convolution(spatial: int, cheaper: bool, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     if spatial == 3 and options.get("padding_mode") == "reflect" and options.get("dilation", 1) > 1:
         pytest.skip("torch has no such padding")
     monkeypatch.setattr(convolution.ConvContribution, "_instantiation_is_cheaper", lambda self: cheaper)
@@ -160,9 +158,7 @@ def test_convolution_behind_another_one() -> None:
 @pytest.mark.parametrize("padding_idx", [None, 0, -1])
 @pytest.mark.parametrize("between", [(), (1,), (6,), (3, 4), (2, 2, 3)], ids=_id)
 @pytest.mark.parametrize("cheaper", [True, False], ids=["instantiated", "gram"])
-def test_embedding(
-    between: Inputs, padding_idx: int | None, cheaper: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_embedding(between: Inputs, padding_idx: int | None, cheaper: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Outer, "_instantiation_is_cheaper", lambda self: cheaper)
     # Five rows only: rows repeat within an example, and each example of six has padding somewhere.
     _check(nn.Embedding(5, 3, padding_idx=padding_idx).double(), torch.randint(0, 5, (6, *between)))
@@ -173,9 +169,7 @@ def test_embedding_with_one_row_repeated(dtype: torch.dtype) -> None:
     _check(nn.Embedding(7, 3).double(), torch.tensor([[2, 2, 2, 2], [2, 2, 3, 3]], dtype=dtype))
 
 
-BAG_OPTIONS = [
-    {"mode": mode, "padding_idx": padding_idx} for mode, padding_idx in product(("sum", "mean"), (None, 1))
-]
+BAG_OPTIONS = [{"mode": mode, "padding_idx": padding_idx} for mode, padding_idx in product(("sum", "mean"), (None, 1))]
 
 
 @pytest.mark.parametrize("options", BAG_OPTIONS, ids=str)
@@ -254,7 +248,9 @@ def test_normalisation(make: Layer, shape: Inputs) -> None:
     _check(layer, 2 * torch.randn(5, *shape).double() + 1)
 
 
-@pytest.mark.parametrize("make", [lambda: nn.LayerNorm(6, elementwise_affine=False), lambda: nn.GroupNorm(2, 6, affine=False)])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.LayerNorm(6, elementwise_affine=False), lambda: nn.GroupNorm(2, 6, affine=False)]
+)
 def test_normalisation_without_parameters_inside_a_network(make: Layer) -> None:
     check_clipped_sums(nn.Sequential(nn.Linear(4, 6), make(), nn.Linear(6, 2)).double(), (torch.randn(5, 4).double(),))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from lightning_privacy.gradients.interception import has_own_forward
 from lightning_privacy.gradients.rules.base import Rule
 from lightning_privacy.gradients.rules.conv import ConvRule
 from lightning_privacy.gradients.rules.embedding import EmbeddingBagRule, EmbeddingRule
@@ -32,7 +33,7 @@ RULES: dict[type[nn.Module], Rule] = {
 
 def rule_for(module: nn.Module) -> Rule | None:
     """Return the rule of exactly this layer, or None when the fallback must serve."""
-    if nn.utils.parametrize.is_parametrized(module):
+    if nn.utils.parametrize.is_parametrized(module) or has_own_forward(module):
         return None
     if isinstance(module, nn.EmbeddingBag) and module.mode == "max":
         return None
