@@ -10,6 +10,8 @@ Example:
 
 from __future__ import annotations
 
+from lightning_privacy.accounting.calibration import calibrate_noise
+from lightning_privacy.accounting.journal import LedgerJournal, missing_charges
 from lightning_privacy.accounting.ledger import PrivacyLedger
 from lightning_privacy.accounting.releases import (
     GaussianRelease,
@@ -25,11 +27,14 @@ from lightning_privacy.accounting.releases import (
 __all__ = [
     "GaussianRelease",
     "LaplaceRelease",
+    "LedgerJournal",
     "NonPrivate",
     "PrivacyLedger",
     "RandomizedResponseRelease",
     "Release",
     "SampledGaussian",
     "TruncatedSampledGaussian",
+    "calibrate_noise",
+    "missing_charges",
     "release_from_dict",
 ]

@@ -56,7 +56,8 @@ class BudgetGate:
         self._fits: list[dict[Release, int]] = []
         self._breaks: list[dict[Release, int]] = []
         self._checked: dict[Release, int] = {}
-        self._stretch = 1
+        self._mix: dict[Release, float] = {}
+        self._stretch = 16
 
     def fits(self, counts: Counts) -> bool:
         """Whether the exact epsilon of the counts is at most the budget.
@@ -76,21 +77,20 @@ class BudgetGate:
         if self.interim(tuple(counts.items())) <= self.budget:
             return True
         # One computation answers for as many further charges of the present mix as the stretch says.
-        moved = {release: count - self._checked.get(release, 0) for release, count in counts.items()}
-        most = max(moved.values())
+        for release, count in counts.items():
+            self._mix[release] = self._mix.get(release, 0.0) / 2 + max(0, count - self._checked.get(release, 0))
         self._checked = dict(counts)
-        if most > 0 and self._stretch:
+        # Kinds that are charged seldom round to none: they are not what comes next.
+        most = max(self._mix.values())
+        if self._stretch and most > 0:
             box = {
-                release: count + math.ceil(self._stretch * max(0, moved[release]) / most)
-                for release, count in counts.items()
+                release: count + round(self._stretch * self._mix[release] / most) for release, count in counts.items()
             }
-            if self._exact_fits(box):
+            if self._exact(box) <= self.budget:
                 self._stretch *= 2
                 return True
             self._stretch //= 2
-        else:
-            self._stretch = 1
-        return self._exact_fits(counts)
+        return self._exact(counts) <= self.budget
 
     def largest(self, counts: Counts, release: Release, limit: int) -> int:
         """Largest number of further releases, at most ``limit``, that keeps within the budget.
@@ -183,6 +183,3 @@ class BudgetGate:
             self._breaks = [known for known in self._breaks if not _within(counts, known)][-_MEMORY:]
             self._breaks.append(dict(counts))
         return epsilon
-
-    def _exact_fits(self, counts: Counts) -> bool:
-        return self._exact(counts) <= self.budget

@@ -37,11 +37,11 @@ from lightning_privacy.accounting.pld import (
 )
 from lightning_privacy.accounting.releases import GaussianRelease, Release
 
-__all__ = ["InterimEpsilon", "MAX_EXCESS"]
+__all__ = ["MAX_EXCESS", "InterimEpsilon"]
 
 # The promise is 1%; the two sources of excess together stay below it.
 MAX_EXCESS = 0.01
-_BRACKET_EXCESS = 0.005
+_BRACKET_EXCESS = 0.0055
 _GRID_EXCESS = 0.004
 
 # Multiples of the fine interval that are tried, coarsest first. All are multiples, so the grids are nested.
@@ -59,11 +59,11 @@ _DELTA_NOISE = 3e-14
 
 @dataclass(frozen=True)
 class _Certificate:
-    """A grid interval (None: only the exact figure will do) and the counts up to which it is good."""
+    """A grid interval (None: only the exact figure will do), the counts it is good for, epsilon where measured."""
 
     interval: float | None
     limits: tuple[int, ...]
-    excess: float
+    epsilon: float
 
 
 @lru_cache(maxsize=64)
@@ -93,6 +93,7 @@ class InterimEpsilon:
         self._high_epsilon = 0.0
         self._last: tuple[int, ...] = ()
         self._ahead = 0
+        self._rates: tuple[float, ...] = ()
         self._certificate: _Certificate | None = None
         self._losses: OrderedDict[tuple[object, ...], GridLoss] = OrderedDict()
 
@@ -117,71 +118,84 @@ class InterimEpsilon:
         return self._high_epsilon
 
     def _start(self, releases: tuple[Release, ...], counts: tuple[int, ...]) -> None:
+        # The first figure is the exact one. What a look ahead needs is found out when the counts first grow.
         self._releases, self._certificate = releases, None
         self._low = self._high = counts
-        self._low_epsilon = self._high_epsilon = self._bound(counts)
-        self._ahead = 1
+        self._low_epsilon = self._high_epsilon = exact_epsilon(self._groups(counts), delta=self.delta)
+        self._ahead = 0
+        self._rates = ()
 
     def _advance(self, counts: tuple[int, ...]) -> None:
-        grown = _below(self._high, counts)
-        stride = tuple(max(0, now - before) for now, before in zip(counts, self._last, strict=True))
-        if grown:
-            high = tuple(now + self._ahead * step for now, step in zip(counts, stride, strict=True))
+        """Move the bracket so that it holds the counts."""
+        steps = tuple(max(0, now - before) for now, before in zip(counts, self._last, strict=True))
+        if self._rates:
+            # Smoothed, because releases charged in turn must all be looked ahead for.
+            self._rates = tuple(0.75 * rate + 0.25 * step for rate, step in zip(self._rates, steps, strict=True))
+        else:
+            self._rates = tuple(float(step) for step in steps)
+        low, low_epsilon = self._high, self._high_epsilon
+        grown = _below(low, counts)
+        if grown and self._ahead:
+            high = tuple(now + math.ceil(self._ahead * rate) for now, rate in zip(counts, self._rates, strict=True))
             bound = self._bound(high)
-            if self._accept(self._high, high, self._high_epsilon, bound):
+            growth = _growth(low_epsilon, bound)
+            self._learn(growth, self._ahead + 1)
+            if growth <= _BRACKET_EXCESS:
+                self._low, self._high = low, high
+                self._low_epsilon, self._high_epsilon = low_epsilon, max(bound, low_epsilon)
                 return
-        # Either the counts do not extend the bracket, or the look ahead went too far: start afresh from here.
+        # The counts do not extend the bracket, or a look ahead does not pay yet, or it went too far.
+        bound = self._bound(counts)
+        if grown and not self._ahead:
+            self._learn(_growth(low_epsilon, bound), 1)
         self._low = self._high = counts
-        self._low_epsilon = self._high_epsilon = self._bound(counts)
-        self._ahead = self._ahead // 2
+        self._low_epsilon = self._high_epsilon = bound
 
-    def _accept(self, low: tuple[int, ...], high: tuple[int, ...], low_epsilon: float, bound: float) -> bool:
-        """Take [low, high] as the bracket if epsilon grows little enough in it, and learn how far to look ahead."""
-        growth = bound / low_epsilon - 1.0 if low_epsilon > 0 else (0.0 if bound == 0 else math.inf)
-        if growth > _BRACKET_EXCESS:
-            return False
-        steps = self._ahead + 1
-        wanted = 4 * steps if growth <= 0 else int(0.85 * steps * _BRACKET_EXCESS / growth)
-        self._ahead = max(0, min(wanted, 4 * steps) - 1)
-        self._low, self._high = low, high
-        self._low_epsilon, self._high_epsilon = low_epsilon, max(bound, low_epsilon)
-        return True
+    def _learn(self, growth: float, calls: int) -> None:
+        """Set how many calls to look ahead, from how much epsilon grew over so many."""
+        wanted = 4.0 * calls if growth <= 0 else 0.85 * calls * _BRACKET_EXCESS / growth
+        self._ahead = max(0, int(min(wanted, 4.0 * calls)) - 1)
 
     def _bound(self, counts: tuple[int, ...]) -> float:
         certificate = self._certificate
         if certificate is None or not _below(counts, certificate.limits):
             certificate = self._certificate = self._certify(counts)
         if certificate.interval is None:
-            return exact_epsilon(tuple(zip(self._releases, counts, strict=True)), delta=self.delta)
-        return self._grid_epsilon(counts, certificate.interval)
+            return exact_epsilon(self._groups(counts), delta=self.delta)
+        bound = self._grid_epsilon(counts, certificate.interval)
+        if bound > 4.0 * certificate.epsilon:
+            # A larger epsilon may allow a coarser, faster grid.
+            self._certificate = self._certify(counts)
+        return bound
+
+    def _groups(self, counts: tuple[int, ...]) -> tuple[tuple[Release, int], ...]:
+        return tuple(zip(self._releases, counts, strict=True))
 
     def _certify(self, counts: tuple[int, ...]) -> _Certificate:
         """Find the coarsest grid that is good here, and how far the counts may grow on it."""
-        groups = tuple(zip(self._releases, counts, strict=True))
+        groups = self._groups(counts)
         exact = exact_epsilon(groups, delta=self.delta)
         fine = fine_interval(groups)
         far = tuple(int(count * _MAX_GROWTH) for count in counts)
         if math.isinf(exact):
-            return _Certificate(None, far, 0.0)
+            return _Certificate(None, far, exact)
         for multiple in (*_COARSER, 1):
             interval = fine * multiple
             if multiple > 1 and interval * _STEPS_PER_EPSILON > exact:
                 continue
             bound = self._grid_epsilon(counts, interval)
-            excess = bound / exact - 1.0 if exact > 0 else (0.0 if bound == 0 else math.inf)
+            excess = _growth(exact, bound)
             # Below the exact figure can only be floating-point noise, of a size that matters at tiny deltas.
             if 0.0 <= excess <= _GRID_EXCESS / 2:
                 growth = min(_MAX_GROWTH, _GRID_EXCESS / excess if excess > 0 else math.inf)
                 limits = tuple(max(count, int(count * growth)) for count in counts)
-                return _Certificate(interval, limits, excess)
-        return _Certificate(None, tuple(count * 2 for count in counts), 0.0)
+                return _Certificate(interval, limits, exact)
+        return _Certificate(None, tuple(count * 2 for count in counts), exact)
 
     def _grid_epsilon(self, counts: tuple[int, ...], interval: float) -> float:
         # Groups that stand still are composed once; those that move are folded in last.
         moving = [
-            index
-            for index, count in enumerate(counts)
-            if len(self._last) != len(counts) or count != self._last[index]
+            index for index, count in enumerate(counts) if len(self._last) != len(counts) or count != self._last[index]
         ]
         still = [index for index in range(len(counts)) if index not in moving]
         total: GridLoss | None = None
@@ -192,8 +206,8 @@ class InterimEpsilon:
                 for index in still:
                     part = self._repeated(index, counts[index], interval)
                     total = part if total is None else total.compose(part)
-                assert total is not None
-                self._losses[key] = total
+                if total is not None:
+                    self._losses[key] = total
                 while len(self._losses) > 4:
                     self._losses.popitem(last=False)
         for index in moving:
@@ -208,6 +222,10 @@ class InterimEpsilon:
         if isinstance(release, GaussianRelease):
             return GridLoss.of(repeated(release, count, interval, ADJACENCY), interval=interval)
         return _grid_single(release, interval).repeat(count)
+
+
+def _growth(low: float, high: float) -> float:
+    return high / low - 1.0 if low > 0 else (0.0 if high == 0 else math.inf)
 
 
 def _below(low: tuple[int, ...], high: tuple[int, ...]) -> bool:

@@ -69,9 +69,7 @@ class PrivacyLedger:
     def _forget(self) -> None:
         self._interim = InterimEpsilon(delta=self._delta)
         self._gate = (
-            None
-            if self._budget is None
-            else BudgetGate(delta=self._delta, budget=self._budget, interim=self._interim)
+            None if self._budget is None else BudgetGate(delta=self._delta, budget=self._budget, interim=self._interim)
         )
 
     @property
@@ -224,8 +222,7 @@ class PrivacyLedger:
             "budget": self._budget,
             "epsilon": self.epsilon(exact=True),
             "releases": [
-                {"release": release.to_dict(), "count": count, "label": label}
-                for release, count, label in self.history
+                {"release": release.to_dict(), "count": count, "label": label} for release, count, label in self.history
             ],
             "caveats": list(self._caveats),
         }

@@ -18,7 +18,7 @@ from typing import Any
 from lightning_privacy.accounting.releases import Release, release_from_dict
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 
-__all__ = ["LedgerState", "SCHEMA", "read_state"]
+__all__ = ["SCHEMA", "LedgerState", "read_state"]
 
 # Version of the layout; raised when a saved ledger could no longer be read the same way.
 SCHEMA = 1

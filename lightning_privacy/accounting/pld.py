@@ -124,9 +124,7 @@ def single(release: Release, interval: float, relation: NeighboringRelation) -> 
     raise UnsupportedError(f"{release.label} has no privacy loss distribution under {relation.name}")
 
 
-def repeated(
-    release: Release, count: int, interval: float, relation: NeighboringRelation
-) -> PrivacyLossDistribution:
+def repeated(release: Release, count: int, interval: float, relation: NeighboringRelation) -> PrivacyLossDistribution:
     """Distribution of ``count`` independent releases of one kind."""
     if isinstance(release, GaussianRelease):
         # Gaussians compose to a Gaussian, so no discretisation error adds up.

@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import dp_accounting
+from typing_extensions import override
 
 from lightning_privacy._validate import non_negative, positive, positive_int, probability
 from lightning_privacy.errors import ConfigurationError
@@ -100,13 +101,16 @@ class SampledGaussian(Release):
         )
 
     @property
+    @override
     def label(self) -> str:
         return f"Gaussian, sampled (sigma {self.noise_multiplier:.6g}, rate {self.sample_rate:.6g})"
 
     @property
+    @override
     def private(self) -> bool:
         return self.noise_multiplier > 0
 
+    @override
     def event(self) -> dp_accounting.DpEvent:
         return dp_accounting.PoissonSampledDpEvent(
             self.sample_rate, dp_accounting.GaussianDpEvent(self.noise_multiplier)
@@ -148,6 +152,7 @@ class TruncatedSampledGaussian(Release):
         )
 
     @property
+    @override
     def label(self) -> str:
         return (
             f"Gaussian, sampled (sigma {self.noise_multiplier:.6g}, rate {self.sample_rate:.6g}, "
@@ -155,9 +160,11 @@ class TruncatedSampledGaussian(Release):
         )
 
     @property
+    @override
     def private(self) -> bool:
         return self.noise_multiplier > 0
 
+    @override
     def event(self) -> dp_accounting.DpEvent:
         return dp_accounting.dp_event.TruncatedSubsampledGaussianDpEvent(
             dataset_size=self.num_examples,
@@ -189,13 +196,16 @@ class GaussianRelease(Release):
         self._set(noise_multiplier=non_negative(noise_multiplier=self.noise_multiplier))
 
     @property
+    @override
     def label(self) -> str:
         return f"Gaussian (sigma {self.noise_multiplier:.6g})"
 
     @property
+    @override
     def private(self) -> bool:
         return self.noise_multiplier > 0
 
+    @override
     def event(self) -> dp_accounting.DpEvent:
         return dp_accounting.GaussianDpEvent(self.noise_multiplier)
 
@@ -224,9 +234,11 @@ class LaplaceRelease(Release):
         self._set(epsilon=positive(epsilon=self.epsilon))
 
     @property
+    @override
     def label(self) -> str:
         return f"Laplace (epsilon {self.epsilon:.6g})"
 
+    @override
     def event(self) -> dp_accounting.DpEvent:
         return dp_accounting.LaplaceDpEvent(1.0 / self.epsilon)
 
@@ -256,17 +268,17 @@ class RandomizedResponseRelease(Release):
     kind: ClassVar[str] = "randomized_response"
 
     def __post_init__(self) -> None:
-        self._set(
-            epsilon=positive(epsilon=self.epsilon), num_classes=positive_int(num_classes=self.num_classes)
-        )
+        self._set(epsilon=positive(epsilon=self.epsilon), num_classes=positive_int(num_classes=self.num_classes))
         if self.num_classes < 2:
             raise ConfigurationError(f"num_classes must be a whole number >= 2, got {self.num_classes!r}")
 
     @property
+    @override
     def label(self) -> str:
         return f"Randomised response (epsilon {self.epsilon:.6g}, {self.num_classes} classes)"
 
     @property
+    @override
     def private(self) -> bool:
         return self.noise_parameter > 0
 
@@ -277,6 +289,7 @@ class RandomizedResponseRelease(Release):
         decay = math.exp(-self.epsilon)
         return self.num_classes * decay / (1.0 + (self.num_classes - 1) * decay)
 
+    @override
     def event(self) -> dp_accounting.DpEvent:
         return dp_accounting.dp_event.RandomizedResponseDpEvent(self.noise_parameter, self.num_classes)
 
@@ -304,13 +317,16 @@ class NonPrivate(Release):
             raise ConfigurationError(f"reason must be a text that says what is not private, got {self.reason!r}")
 
     @property
+    @override
     def label(self) -> str:
         return f"Not private: {self.reason}"
 
     @property
+    @override
     def private(self) -> bool:
         return False
 
+    @override
     def event(self) -> dp_accounting.DpEvent:
         return dp_accounting.NonPrivateDpEvent()
 
