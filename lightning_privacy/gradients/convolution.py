@@ -36,7 +36,9 @@ __all__ = ["ConvContribution", "ConvGeometry", "conv_gram_norms", "per_example_c
 # many outputs, and a fraction of it on shorter ones.
 _WIDE_ROW = 14
 _SHORT_ROW_SLOWDOWN = 5.0
-_MEMORY_COST = 50.0
+# In multiply-adds: writing, norm and sum of an element; adding one element of a strided window.
+_MEMORY_COST = 25.0
+_WINDOW_COST = 150.0
 _MAX_ELEMENTS = 2**26
 
 
@@ -207,10 +209,10 @@ class ConvContribution(Contribution):
         pixels = prod(size + 2 * pad for size, pad in zip(self.x.shape[2:], self.padding, strict=True))
         gradient = positions * elements
         slowdown = 1.25 if self.g.shape[-1] >= _WIDE_ROW else _SHORT_ROW_SLOWDOWN
-        instantiate = slowdown * gradient + 3 * _MEMORY_COST * elements
+        instantiate = slowdown * gradient + _MEMORY_COST * elements
         gram = (
             pixels**2 * (self.x.shape[1] + _MEMORY_COST)
             + positions**2 * (self.g.shape[1] + _MEMORY_COST)
-            + positions**2 * prod(self.geometry.kernel) * 4
+            + positions**2 * prod(self.geometry.kernel) * _WINDOW_COST
         ) + gradient
         return instantiate <= gram

@@ -106,6 +106,7 @@ class PrivateGradients:
         self._expected: _Expected | None = None
         self._collecting = False
         self._step_open = False
+        self._open_step = 0
         self._published = False
         self._norms: Tensor | None = None
         self._contributions: dict[int, list[Contribution]] = {}
@@ -181,6 +182,11 @@ class PrivateGradients:
         if not self._attached:
             raise PrivacyViolation("gradients are not attached to the module; call attach() first")
         positive(loss_scale=loss_scale)
+        if self._step_open and step != self._open_step:
+            raise PrivacyViolation(
+                f"step {self._open_step} was not closed before step {step} began, so its examples could count twice in "
+                "one release; close it (closes_step=True) or call discard()"
+            )
         if [id(p) for p in self._module.parameters() if p.requires_grad] != [id(p) for p in self._parameters]:
             if self._step_open:
                 raise PrivacyViolation("the set of trainable parameters changed between micro-batches of one step")
@@ -297,6 +303,7 @@ class PrivateGradients:
             std = self.noise_multiplier * self.max_grad_norm / self.expected_batch_size
             self._buffers.begin(self._noise, std=std, step=expected.step)
             self._step_open = True
+            self._open_step = expected.step
         if self._norms is None or expected.empty:
             return
         # Autograd saw loss_scale * (sum of losses) / B: undo both to get the gradients of the examples.

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lightning_privacy.errors import UnsupportedError
 
-__all__ = ["call_looped", "call_vectorised", "expand_parameter", "opacus_sampler", "swapped_parameters"]
+__all__ = ["call_empty", "call_looped", "call_vectorised", "expand_parameter", "opacus_sampler", "swapped_parameters"]
 
 OpacusSampler = Callable[[nn.Module, list[Tensor], Tensor], dict[nn.Parameter, Tensor]]
 
@@ -198,6 +198,19 @@ def call_looped(
         for place, column in enumerate(zip(*collected, strict=True))
     ]
     return tree_unflatten(joined, structure)
+
+
+def call_empty(
+    module: nn.Module,
+    original: Callable[..., Any],
+    parameters: Mapping[int, Tensor],
+    arguments: tuple[tuple[Any, ...], dict[str, Any]],
+) -> Any:
+    """Run ``original`` on a batch of no examples; arguments as in :func:`call_vectorised`, with B = 0."""
+    # There is no example to take parameters from. What they are doesn't matter, but they keep the graph connected.
+    args, kwargs = arguments
+    with swapped_parameters(module, {key: value.sum(0) for key, value in parameters.items()}):
+        return original(*args, **kwargs)
 
 
 def opacus_sampler(module: nn.Module) -> OpacusSampler | None:

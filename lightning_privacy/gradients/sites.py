@@ -26,6 +26,7 @@ from lightning_privacy.errors import (
 from lightning_privacy.gradients.contributions import Contribution, Dense
 from lightning_privacy.gradients.fallback import (
     OpacusSampler,
+    call_empty,
     call_looped,
     call_vectorised,
     expand_parameter,
@@ -281,6 +282,8 @@ class _FallbackSite(_Site):
         self.count_use()
         call = (self.name, self.layer, original, expanded, (args, kwargs), size)
         with recorder.bypassed():
+            if size == 0:
+                return call_empty(self.layer, original, expanded, (args, kwargs))
             if not self.looped:
                 try:
                     return call_vectorised(*call)

@@ -49,7 +49,7 @@ class EmbeddingRule(Rule):
         self, module: nn.Embedding, kept: Tensor, output_gradient: Tensor, names: frozenset[str]
     ) -> dict[str, Contribution]:
         """See :meth:`Rule.contributions`."""
-        indices = kept.reshape(kept.shape[0], -1).long()
+        indices = (kept.flatten(1) if kept.dim() > 1 else kept.unsqueeze(1)).long()
         gradient = output_gradient.reshape(*indices.shape, module.embedding_dim)
         if module.padding_idx is not None:
             gradient = gradient.masked_fill((indices == module.padding_idx).unsqueeze(2), 0)
