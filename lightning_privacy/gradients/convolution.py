@@ -28,7 +28,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from lightning_privacy.gradients.contributions import Contribution, Dense
+from lightning_privacy.gradients.contributions import Contribution, Dense, checked_gram_norms
 
 __all__ = ["ConvContribution", "ConvGeometry", "conv_gram_norms", "per_example_conv_gradients"]
 
@@ -121,6 +121,8 @@ def conv_gram_norms(x: Tensor, g: Tensor, geometry: ConvGeometry, padding: tuple
     Arguments as in :func:`per_example_conv_gradients`; returns shape ``(B,)``.
     """
     batch, groups = x.shape[0], geometry.groups
+    if batch == 0:
+        return g.new_zeros(0)
     if any(padding):
         x = torch.nn.functional.pad(x, [size for pad in reversed(padding) for size in (pad, pad)])
     spatial_in, spatial_out = x.shape[2:], g.shape[2:]
@@ -142,7 +144,17 @@ def conv_gram_norms(x: Tensor, g: Tensor, geometry: ConvGeometry, padding: tuple
         raise ValueError("a convolution kernel needs at least one tap")
     size = prod(spatial_out) ** 2
     norms = torch.bmm(patch_gram.reshape(-1, 1, size), output_gram.view(-1, size, 1))
-    return norms.view(batch, groups).sum(1).clamp_min(0)
+    positions = prod(spatial_out)
+    lengths = patch_gram.reshape(-1, positions, positions).diagonal(dim1=1, dim2=2) * output_gram.diagonal(dim1=1, dim2=2)
+    # Channel groups are blocks of the gradient, so their squares add up.
+    reach = lengths.sqrt().sum(1).square().view(batch, groups).sum(1).sqrt()
+
+    def instantiated(chosen: Tensor) -> Tensor:
+        shape = (g.shape[1], x.shape[1] // groups, *geometry.kernel)
+        padded = (0,) * len(geometry.kernel)
+        return Dense(per_example_conv_gradients(x[chosen], g[chosen], shape, geometry, padded)).squared_norms()
+
+    return checked_gram_norms(norms.view(batch, groups).sum(1), reach, instantiated)
 
 
 class ConvContribution(Contribution):
