@@ -39,7 +39,7 @@ __all__ = ["TILE", "fill_normals"]
 TILE = 1024
 """Pairs of normals in a tile: a row long enough for vector instructions, short enough to waste."""
 
-_CHUNK_TILES = 64  # tiles computed at once: the working set (about 1.5 MB) stays in the L2 cache
+_CHUNK_TILES = 32  # tiles computed at once: the working set (about 1 MB) stays in the L2 cache
 _BLOCK = 16  # bytes of one AES block
 _COUNTER_BITS = 48  # low bits of the counter block; the nonce takes the 80 above them
 _MAX_THREADS = 4  # the cipher holds the interpreter lock, so more threads only wait for it
@@ -72,9 +72,8 @@ class _Workspace:
         self.to_angle = dtype.type(math.pi * 2.0 ** (-31 if single else -63))
         self.scalar = dtype.type
 
-    def compute(self, out: _Floats, key: bytes, nonce: int, first_tile: int, variance: float) -> None:
-        """Fill ``out`` of shape (tiles, 2, TILE) with the normals of tiles ``first_tile`` onwards."""
-        tiles = len(out)
+    def compute(self, tiles: int, key: bytes, nonce: int, first_tile: int, variance: float) -> None:
+        """Prepare radius, cosine and sine of ``tiles`` tiles from ``first_tile`` onwards."""
         length = tiles * self.tile_bytes
         counter = (nonce << _COUNTER_BITS) + first_tile * (self.tile_bytes // _BLOCK)
         cipher = Cipher(algorithms.AES(key), modes.CTR(counter.to_bytes(_BLOCK, "big"))).encryptor()
@@ -92,8 +91,12 @@ class _Workspace:
         np.multiply(angle, self.to_angle, out=angle)
         np.cos(angle, out=cosine)
         np.sin(angle, out=angle)
-        np.multiply(radius, cosine, out=out[:, 0])
-        np.multiply(radius, angle, out=out[:, 1])
+
+    def write(self, out: _Floats) -> None:
+        """Put the normals that were prepared into ``out`` of shape (tiles, 2, TILE)."""
+        tiles = len(out)
+        np.multiply(self.radius[:tiles], self.cosine[:tiles], out=out[:, 0])
+        np.multiply(self.radius[:tiles], self.angle[:tiles], out=out[:, 1])
 
 
 _local = threading.local()
@@ -127,14 +130,55 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-def _drain(tasks: deque[int], out: _Floats, key: bytes, nonce: int, variance: float) -> None:
-    space = _workspace(out.dtype)
-    while True:
-        try:
-            first = tasks.popleft()
-        except IndexError:
-            return
-        space.compute(out[first : first + _CHUNK_TILES], key, nonce, first, variance)
+class _Call:
+    """The chunks of one call, shared by the caller and its helpers.
+
+    The caller never waits for a helper that the operating system does not run (torch's own threads
+    go on spinning after an operation, so a free core may not be free): a chunk that a helper has begun
+    and not delivered is computed again by the caller, and the helper's result is dropped. An error in a
+    helper leaves its chunk undelivered, so the caller meets it too.
+    """
+
+    def __init__(self, out: _Floats, key: bytes, nonce: int, variance: float) -> None:
+        self._out = out
+        self._parameters = key, nonce, variance
+        self._lock = threading.Lock()
+        self._waiting = deque(range(0, len(out), _CHUNK_TILES))
+        self._begun: set[int] = set()
+
+    def _prepare(self, first: int) -> tuple[_Workspace, _Floats]:
+        key, nonce, variance = self._parameters
+        out = self._out[first : first + _CHUNK_TILES]
+        space = _workspace(out.dtype)
+        space.compute(len(out), key, nonce, first, variance)
+        return space, out
+
+    def finish(self) -> None:
+        """Compute what nobody has delivered; all chunks are written, once, when this returns."""
+        while True:
+            with self._lock:
+                if self._waiting:
+                    first = self._waiting.popleft()
+                elif self._begun:
+                    first = self._begun.pop()
+                else:
+                    return
+            space, out = self._prepare(first)
+            space.write(out)
+
+    def help(self) -> None:
+        """Take chunks off the caller as long as there are any."""
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    return
+                first = self._waiting.popleft()
+                self._begun.add(first)
+            space, out = self._prepare(first)
+            with self._lock:  # the caller may have taken the chunk back, and returned the tensor
+                if first in self._begun:
+                    space.write(out)
+                    self._begun.remove(first)
 
 
 def fill_normals(out: _Floats, *, key: bytes, nonce: int, std: float, threads: int = 1) -> None:
@@ -151,16 +195,17 @@ def fill_normals(out: _Floats, *, key: bytes, nonce: int, std: float, threads: i
     variance = std * std if inline else 1.0
     whole = out.size // (2 * TILE)
     body = out[: whole * 2 * TILE].reshape(whole, 2, TILE)
-    tasks = deque(range(0, whole, _CHUNK_TILES))
-    helpers = min(threads, _MAX_THREADS, len(tasks)) - 1
-    futures = [_executor().submit(_drain, tasks, body, key, nonce, variance) for _ in range(helpers)]
-    _drain(tasks, body, key, nonce, variance)
-    for future in futures:
-        future.result()
+    call = _Call(body, key, nonce, variance)
+    chunks = -(-whole // _CHUNK_TILES)
+    for _ in range(min(threads, _MAX_THREADS, chunks) - 1):
+        _executor().submit(call.help)
+    call.finish()
     rest = out.size - body.size
     if rest:
         last = np.empty((1, 2, TILE), out.dtype)
-        _workspace(out.dtype).compute(last, key, nonce, whole, variance)
+        space = _workspace(out.dtype)
+        space.compute(1, key, nonce, whole, variance)
+        space.write(last)
         out[body.size :] = last.reshape(-1)[:rest]
     if not inline:
         np.multiply(out, out.dtype.type(std), out=out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -125,6 +126,43 @@ def test_tail_reaches_nine_sigma_and_is_never_infinite_or_zero(dtype, word, radi
 def test_value_depends_on_position_not_on_length_or_threads(first, second, threads, dtype):
     short, long = sorted((first, second))
     np.testing.assert_array_equal(_filled(short, dtype), _filled(long, dtype, threads=threads)[:short])
+
+
+def test_a_helper_that_is_late_is_neither_waited_for_nor_heard(monkeypatch):
+    """Its chunk is computed by the caller; what it delivers after the return must not be written."""
+    expected = _filled(1_000_000)
+    caller, go_on, late = threading.current_thread(), threading.Event(), threading.Semaphore(0)
+    compute, calls_of_help = _normals._Workspace.compute, _normals._Call.help
+
+    def stalled(self, *arguments):
+        compute(self, *arguments)
+        if threading.current_thread() is not caller:
+            assert go_on.wait(60)
+
+    def signalling(self):
+        calls_of_help(self)
+        late.release()
+
+    monkeypatch.setattr(_normals._Workspace, "compute", stalled)
+    monkeypatch.setattr(_normals._Call, "help", signalling)
+    out = np.full(1_000_000, np.nan, np.float32)
+    fill_normals(out, key=KEY, nonce=0, std=1.0, threads=3)
+    np.testing.assert_array_equal(out, expected)
+    out[:] = 0
+    go_on.set()
+    assert late.acquire(timeout=60)
+    assert late.acquire(timeout=60)
+    assert not out.any()
+
+
+def test_helpers_do_deliver(monkeypatch):
+    """With a caller that waits, the helpers compute every chunk, and the values are the same."""
+    count = 2 * TILE * _normals._CHUNK_TILES * 7
+    expected = _filled(count)
+    finish, calls_of_help, helped = _normals._Call.finish, _normals._Call.help, threading.Event()
+    monkeypatch.setattr(_normals._Call, "help", lambda self: (calls_of_help(self), helped.set()))
+    monkeypatch.setattr(_normals._Call, "finish", lambda self: (helped.wait(60), finish(self)))
+    np.testing.assert_array_equal(_filled(count, threads=2), expected)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 300])
