@@ -142,10 +142,10 @@ def conv_gram_norms(x: Tensor, g: Tensor, geometry: ConvGeometry, padding: tuple
         patch_gram = shifted.clone() if patch_gram is None else patch_gram.add_(shifted)
     if patch_gram is None:
         raise ValueError("a convolution kernel needs at least one tap")
-    size = prod(spatial_out) ** 2
-    norms = torch.bmm(patch_gram.reshape(-1, 1, size), output_gram.view(-1, size, 1))
     positions = prod(spatial_out)
-    lengths = patch_gram.reshape(-1, positions, positions).diagonal(dim1=1, dim2=2) * output_gram.diagonal(dim1=1, dim2=2)
+    patch_gram = patch_gram.reshape(-1, positions, positions)
+    norms = torch.bmm(patch_gram.view(-1, 1, positions**2), output_gram.view(-1, positions**2, 1))
+    lengths = patch_gram.diagonal(dim1=1, dim2=2) * output_gram.diagonal(dim1=1, dim2=2)
     # Channel groups are blocks of the gradient, so their squares add up.
     reach = lengths.sqrt().sum(1).square().view(batch, groups).sum(1).sqrt()
 

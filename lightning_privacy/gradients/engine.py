@@ -267,6 +267,11 @@ class PrivateGradients:
                 "outside the training step. Add the losses up and call backward once; checkpoint with "
                 "use_reentrant=False."
             )
+        if torch.is_autocast_enabled(self._parameters[0].device.type):
+            raise PrivacyViolation(
+                "backward ran inside torch.autocast, which would compute the norms of the examples in half precision; "
+                "call backward after the with block"
+            )
         self._collecting = True
         # Runs when this backward is over, before it returns: the same mechanism gradient reducers use.
         torch.autograd.Variable._execution_engine.queue_callback(self._finish)
@@ -319,7 +324,13 @@ class PrivateGradients:
             if any_rejected:
                 # A factor of 0 is not enough: 0 * inf is not 0.
                 contribution = contribution.without(rejected)
-            contribution.add_weighted_sum(self._buffers.view(parameter), weights.to(parameter.dtype))
+            total = self._buffers.view(parameter)
+            if total.dtype in (torch.float16, torch.bfloat16):
+                part = torch.zeros_like(total, dtype=torch.float32)
+                contribution.add_weighted_sum(part, weights.float())
+                total.add_(part)
+            else:
+                contribution.add_weighted_sum(total, weights.to(total.dtype))
 
     def _forget_micro_batch(self) -> None:
         self._collecting = False

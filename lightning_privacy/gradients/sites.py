@@ -101,7 +101,8 @@ class Recorder:
             raise UnsupportedError(
                 f"layer '{name}' returned shape {tuple(shape)}, but the batch has {expected} examples and must "
                 "be the first dimension of every layer with parameters. Keep positions, patches or time steps in "
-                "dimensions of their own (no view(batch * steps, ...)), and don't concatenate batches."
+                "dimensions of their own (no view(batch * steps, ...)), don't concatenate batches, and look positions up for "
+                "every example (indices.expand(batch, -1))."
             )
 
     @contextmanager
@@ -130,6 +131,13 @@ class _Use:
         self.versions = [leaf._version for leaf in tree_leaves(kept) if isinstance(leaf, Tensor)]
 
 
+def _in_dtype(kept: Any, dtype: torch.dtype) -> Any:
+    """Return a tensor or tuple with its floating point tensors in ``dtype``."""
+    if isinstance(kept, Tensor):
+        return kept.to(dtype) if kept.is_floating_point() else kept
+    return tuple(_in_dtype(item, dtype) for item in kept) if isinstance(kept, tuple) else kept
+
+
 class _Site:
     """Base of the sites: which layer, which of its parameters train."""
 
@@ -138,6 +146,8 @@ class _Site:
         self.layer = layer
         self.recorder = recorder
         self.parameters = parameters
+        # Norms are summed over thousands of values, and over all parameters: never in half precision.
+        self.dtype = torch.promote_types(next(iter(parameters.values())).dtype, torch.float32)
 
     def count_use(self) -> None:
         uses = self.recorder.uses
@@ -217,6 +227,7 @@ class _RuleSite(_Site):
     def receive(self, use: _Use, gradient: Tensor) -> None:
         self.begin(use)
         kept, use.kept = use.kept, None
+        kept, gradient = _in_dtype(kept, self.dtype), gradient.to(self.dtype)
         for name, contribution in self.rule.contributions(self.layer, kept, gradient, self.names).items():
             self.collect(name, contribution)
 
@@ -259,7 +270,7 @@ class _SamplerSite(_Site):
                     f"the Opacus sampler of layer '{self.name}' returned shape {found} for '{name}'; expected "
                     f"{(gradient.shape[0], *parameter.shape)}"
                 )
-            self.collect(name, Dense(values))
+            self.collect(name, Dense(values.to(self.dtype)))
 
 
 class _FallbackSite(_Site):
@@ -300,7 +311,7 @@ class _FallbackSite(_Site):
 
     def receive_parameter(self, use: _Use, name: str, gradient: Tensor) -> None:
         self.begin(use)
-        self.collect(name, Dense(gradient.contiguous()))
+        self.collect(name, Dense(gradient.contiguous().to(self.dtype)))
 
 
 class _RootSite:

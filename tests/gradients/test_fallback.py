@@ -225,11 +225,18 @@ class SelfAttentionDropout(nn.Module):
 def test_vectorised_where_possible_and_looped_with_one_warning_where_not() -> None:
     model, x = nn.Sequential(Scale(5), nn.Linear(4, 5), Branching()).double(), _normal(6, 5)
     engine = engine_for(model)
+
+    def step(number: int) -> None:
+        engine.arm(batch_size=6, step=number)
+        model(x).sum(1).mean().backward()
+
     with pytest.warns(UserWarning, match=r"layer '2' \(Branching\) .* example by example") as caught:
-        for step in range(2):
-            engine.arm(batch_size=6, step=step)
-            model(x).sum(1).mean().backward()
+        step(0)
     assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(1)
+    assert engine.released == 2
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (5,)])
