@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from lightning_privacy.accounting import interim as module
 from lightning_privacy.accounting.interim import InterimEpsilon
 from lightning_privacy.accounting.pld import exact_epsilon
 from lightning_privacy.accounting.releases import (
@@ -27,7 +28,7 @@ def _check_bounds(groups_at, counts, delta: float, probe) -> None:
             assert exact <= value <= 1.01 * exact, f"at {count}: {value / exact if exact else value}"
 
 
-EARLY_AND_LATE = {1, 2, 3, 5, 9, 14, 33, 90, 151, 300, 444, 600}
+EARLY_AND_LATE = {1, 2, 3, 9, 33, 90, 151, 271, 400}
 
 STEADY = {
     "usual": (SampledGaussian(2.0, 0.05), 1e-5),
@@ -36,16 +37,16 @@ STEADY = {
     "large delta": (SampledGaussian(4.0, 0.1), 0.05),
     "small delta": (SampledGaussian(3.0, 0.05), 1e-9),
     "cut batches": (TruncatedSampledGaussian(8.0, 0.1, 200, 25), 1e-5),
-    "gaussian": (GaussianRelease(30.0), 1e-5),
+    "gaussian": (GaussianRelease(60.0), 1e-5),
     "laplace": (LaplaceRelease(0.02), 1e-5),
-    "randomised response": (RandomizedResponseRelease(0.05, 4), 1e-5),
+    "randomised response": (RandomizedResponseRelease(0.02, 4), 1e-5),
 }
 
 
 @pytest.mark.parametrize("name", STEADY)
 def test_steps_of_one_kind_stay_within_one_percent(name: str) -> None:
     release, delta = STEADY[name]
-    _check_bounds(lambda count: [(release, count)], range(1, 601), delta, EARLY_AND_LATE)
+    _check_bounds(lambda count: [(release, count)], range(1, 401), delta, EARLY_AND_LATE)
 
 
 @pytest.mark.parametrize("delta", [1e-5, 1e-8])
@@ -76,12 +77,8 @@ def test_a_new_kind_and_large_jumps_are_right_at_once() -> None:
 
 def test_few_evaluations_over_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     # What makes a step cheap, without a clock: most steps are answered from the bracket, almost none exactly.
-    import lightning_privacy.accounting.interim as module
-
     exact_calls = []
-    monkeypatch.setattr(
-        module, "exact_epsilon", lambda *a, **k: exact_calls.append(1) or exact_epsilon(*a, **k)
-    )
+    monkeypatch.setattr(module, "exact_epsilon", lambda *a, **k: exact_calls.append(1) or exact_epsilon(*a, **k))
     interim = InterimEpsilon(delta=1e-5)
     grid_calls = []
     original = interim._grid_epsilon

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from dp_accounting.dp_event import SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.privacy_accountant import NeighboringRelation
 
@@ -104,7 +103,7 @@ def test_randomised_response_against_the_binomial() -> None:
 def test_p35_kinds_are_composed_under_one_relation() -> None:
     # Laplace has no replace-one figure, so nothing that contains it may get one.
     groups = [(LaplaceRelease(0.5), 1), (SampledGaussian(6.0, 0.1), 10)]
-    with pytest.raises(UnsupportedError, match="Laplace.*REPLACE_ONE"):
+    with pytest.raises(UnsupportedError, match=r"Laplace.*REPLACE_ONE"):
         exact_epsilon(groups, delta=1e-5, relation=NeighboringRelation.REPLACE_ONE)
     assert exact_epsilon(groups, delta=1e-5) == reference(groups, 1e-5)
 
