@@ -1,0 +1,159 @@
+"""The five networks of the step benchmark, with a batch of random data each.
+
+All are built from layers that every contender supports: ReLU out of place, positions of the transformer looked up
+once per example, attention from plain linear layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from lightning_privacy.models import PapernotCNN
+
+__all__ = ["NETWORKS", "Network", "Sizes"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large: the paper's sizes, or tiny ones that only show that everything runs."""
+
+    batch: int
+    width: float = 1.0
+    positions: int = 128
+
+
+@dataclass(frozen=True)
+class Network:
+    """A row of the table.
+
+    Args:
+        description: what it is, for the result file.
+        batch: batch size.
+        build: makes the network.
+        data: makes inputs and targets.
+        limit: the multiple of the plain step this package must stay under, if one was set.
+    """
+
+    description: str
+    batch: int
+    build: Callable[[Sizes], nn.Module]
+    data: Callable[[Sizes], tuple[Tensor, Tensor]]
+    limit: float | None = None
+
+    def sizes(self, *, quick: bool) -> Sizes:
+        """Return the sizes to run at."""
+        return Sizes(4, 0.25, 16) if quick else Sizes(self.batch)
+
+
+def _images(channels: int, side: int) -> Callable[[Sizes], tuple[Tensor, Tensor]]:
+    def data(sizes: Sizes) -> tuple[Tensor, Tensor]:
+        return torch.randn(sizes.batch, channels, side, side), torch.randint(10, (sizes.batch,))
+
+    return data
+
+
+def _mlp(sizes: Sizes) -> nn.Module:
+    width = int(1024 * sizes.width)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
+    )
+
+
+def _mnist_cnn(_: Sizes) -> nn.Module:
+    return PapernotCNN(activation="tanh")
+
+
+def _cifar_cnn(sizes: Sizes) -> nn.Module:
+    layers: list[nn.Module] = []
+    before = 3
+    for width in (int(base * sizes.width) for base in (32, 64, 128)):
+        layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+        before = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * 16, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def _resnet(_: Sizes) -> nn.Module:
+    network = resnet18(num_classes=10, norm_layer=lambda channels: nn.GroupNorm(32, channels))
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    for layer in network.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False
+    return network
+
+
+_VOCABULARY = 1000
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_feed = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm_attention(x)
+        batch, positions, width = y.shape
+
+        def split(z: Tensor) -> Tensor:
+            return z.view(batch, positions, self.heads, -1).transpose(1, 2)
+
+        attended = F.scaled_dot_product_attention(
+            split(self.query(y)), split(self.key(y)), split(self.value(y)), is_causal=True
+        )
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, positions, width))
+        return x + self.feed(self.norm_feed(x))
+
+
+class _LanguageModel(nn.Module):
+    def __init__(self, width: int, positions: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(_VOCABULARY, width)
+        self.positions = nn.Embedding(positions, width)
+        self.blocks = nn.Sequential(*(_Block(width, 4) for _ in range(4)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, _VOCABULARY)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        places = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+        return self.head(self.norm(self.blocks(self.tokens(tokens) + self.positions(places))))
+
+
+def _transformer(sizes: Sizes) -> nn.Module:
+    return _LanguageModel(int(256 * sizes.width), sizes.positions)
+
+
+def _text(sizes: Sizes) -> tuple[Tensor, Tensor]:
+    text = torch.randint(_VOCABULARY, (sizes.batch, sizes.positions + 1))
+    return text[:, :-1].contiguous(), text[:, 1:].contiguous()
+
+
+NETWORKS: dict[str, Network] = {
+    "mlp": Network("784-1024-1024-10 perceptron, ReLU", 256, _mlp, _images(1, 28), limit=1.10),
+    "mnist_cnn": Network("MNIST CNN of Papernot et al. 2021, tanh", 256, _mnist_cnn, _images(1, 28), limit=1.5),
+    "cifar_cnn": Network(
+        "six 3x3 convolutions (32, 32, 64, 64, 128, 128), pools, dense 128 and 10", 128, _cifar_cnn, _images(3, 32), 1.6
+    ),
+    "resnet18": Network(
+        "torchvision ResNet-18, GroupNorm(32), 3x3 stem of stride 1 and no first pool, 32x32 inputs",
+        64,
+        _resnet,
+        _images(3, 32),
+    ),
+    "transformer": Network(
+        "pre-norm causal language model: 4 layers, d 256, 4 heads, feed-forward 1024, 128 positions, 1000 tokens",
+        16,
+        _transformer,
+        _text,
+    ),
+}
+"""By the name used on the command line."""
