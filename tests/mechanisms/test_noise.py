@@ -79,6 +79,18 @@ def test_seeds_steps_and_streams_are_independent():
     assert correlations.abs().max() < 5.5 / math.sqrt(20_000)
 
 
+def test_nonce_of_seeded_calls_is_one_to_one(monkeypatch):
+    nonces = []
+    monkeypatch.setattr(noise, "fill_normals", lambda out, *, nonce, **_: (nonces.append(nonce), out.fill(0)))
+    source = seeded(1)
+    powers = [0, *(2**bit for bit in range(32)), 2**32 - 1]
+    for step in [*powers, 2**33, 2**47, 2**48 - 1]:
+        for stream in powers:
+            draw(source, 1, step=step, stream=stream)
+    assert len(set(nonces)) == len(nonces) == 37 * 34
+    assert max(nonces) < 2**80
+
+
 def test_single_and_double_precision_share_no_keystream():
     source = seeded(1)
     # The first tile's radii come from the first bytes of the keystream in either precision.
@@ -167,10 +179,11 @@ big = 400_000  # enough for the helper threads, which the child does not inherit
 for source in sources:
     source.normals(big, std=1.0, step=0)
 pid = os.fork()
+status = os.waitpid(pid, 0)[1] if pid else 0  # one after the other: their lines must not mix
 print([source.normals(big, std=1.0, step=1)[-3:].tolist() for source in sources], flush=True)
 if pid == 0:
     os._exit(0)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+sys.exit(os.waitstatus_to_exitcode(status))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, timeout=120)
     (unseeded_a, seeded_a), (unseeded_b, seeded_b) = (eval(line) for line in result.stdout.splitlines())
@@ -182,6 +195,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 def test_std_zero_gives_exact_zeros(dtype):
     filled = NoiseSource().normal_(torch.full((7, 3), 5.0, dtype=dtype), std=0.0, step=0)
     assert torch.equal(filled, torch.zeros(7, 3, dtype=dtype))
+    assert not filled.signbit().any(), "0 times a negative normal is -0.0, which tells its sign"
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (), (1,), (7,), (3, 5, 7)])
