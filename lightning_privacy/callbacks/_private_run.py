@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from lightning_privacy._lightning import LightningModule, Trainer, rank_zero_info
-from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
+from lightning_privacy.accounting import PrivacyLedger, Release, SampledGaussian
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._epoch_batches import EpochBatches
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings
@@ -63,7 +63,7 @@ class PrivateRun:
         loader: DataLoader[object],
         noise: NoiseSource,
         ledger: PrivacyLedger,
-        record: Callable[[], None],
+        record: Callable[[Release], None],
     ) -> None:
         self._trainer = trainer
         self._progress = progress
@@ -107,7 +107,7 @@ class PrivateRun:
         self._batches.on_epoch_start(self._begin_epoch)
 
     def _charge(self) -> None:
-        self._record()
+        self._record(self._release)
         self._ledger.charge(self._release, label="training")
 
     def refuse_without_budget(self) -> None:
@@ -169,6 +169,7 @@ class PrivateRun:
         if self._validation_interval is not None:
             steps = trainer.global_step - self._progress.epoch_first_step + 1
             internals.set_validation_due(trainer, due=entry.closes_step and self._validates_after(steps))
+        self._guard.watch(trainer.optimizers)  # a callback may have put another in place of the first
         self._entry, self._released_before = entry, self._engine.released
         self._progress.next_number = entry.step + 1
         self._engine.arm(
@@ -254,6 +255,7 @@ class PrivateRun:
         if self._installed is not None:
             internals.uninstall_train_loader(self._trainer, self._installed)
         self._trainer.accumulate_grad_batches = self._accumulate
+        internals.set_epoch_batches(self._trainer, self._schedule.loader_batches)
         if self._validation_interval is not None:
             internals.restore_validation_interval(self._trainer, self._validation_interval)
         if self._minimum is not None:

@@ -96,7 +96,6 @@ class RunProgress:
         epoch_first_step: ``trainer.global_step`` at the start of the present epoch.
         at_step_boundary: Whether the last micro-batch closed a step.
         journal_path: File that knows the steps taken after the last checkpoint, or ``None``.
-        journal_count: Steps in that file when the checkpoint was taken.
         noise_seed: The seed of the noise, only if one was passed.
         sampler_seed: The seed of the draws, only if the noise is seeded.
     """
@@ -107,7 +106,6 @@ class RunProgress:
     epoch_first_step: int = 0
     at_step_boundary: bool = True
     journal_path: str | None = None
-    journal_count: int = 0
     noise_seed: int | None = None
     sampler_seed: int | None = None
 

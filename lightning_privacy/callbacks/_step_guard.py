@@ -45,18 +45,22 @@ class StepGuard:
     def __init__(self, engine: PrivateGradients) -> None:
         self._engine = engine
         self._handles: list[RemovableHandle] = []
+        self._watched: list[Optimizer] = []
 
     def watch(self, optimizers: Iterable[Optimizer]) -> None:
-        """Check every step these optimizers take, until :meth:`remove`."""
+        """Check every step these optimizers take, until :meth:`remove`; those watched already are left alone."""
         for optimizer in optimizers:
-            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
-            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+            if not any(optimizer is known for known in self._watched):
+                self._watched.append(optimizer)
+                self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+                self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
     def remove(self) -> None:
         """Take the checks off again; does nothing the second time."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._watched.clear()
 
     def check(self, optimizer: Optimizer) -> None:
         """Raise unless ``optimizer`` may step now.

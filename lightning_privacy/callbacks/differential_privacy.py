@@ -22,7 +22,7 @@ Example:
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("ignore")
     ...     trainer = L.Trainer(
-    ...         max_epochs=1, callbacks=[privacy], logger=False, accelerator="cpu", barebones=False,
+    ...         max_epochs=1, callbacks=[privacy], logger=False, accelerator="cpu",
     ...         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     ...     )
     ...     trainer.fit(Regression(), loader)
@@ -34,10 +34,10 @@ from __future__ import annotations
 
 import uuid
 import warnings
+from pathlib import Path
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from lightning_privacy._lightning import (
@@ -48,20 +48,16 @@ from lightning_privacy._lightning import (
     check_trainer,
     rank_zero_info,
 )
-from lightning_privacy._validate import non_negative, one_of, positive, within_open_unit
-from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
-from lightning_privacy.accounting.calibration import calibrate_noise
+from lightning_privacy.accounting import PrivacyLedger, Release, SampledGaussian
 from lightning_privacy.callbacks import _trainer as internals
-from lightning_privacy.callbacks._preconditions import (
-    check_callbacks,
-    check_optimizers,
-    check_trainer_settings,
-)
+from lightning_privacy.callbacks._planning import Target, plan_settings
+from lightning_privacy.callbacks._preconditions import check_optimizers, check_trainer_settings
 from lightning_privacy.callbacks._private_run import PrivateRun
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, read_state, write_state
 from lightning_privacy.callbacks._schedule import StepSchedule
-from lightning_privacy.callbacks._train_loader import LoaderFacts, examine
-from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyBudgetExceeded
+from lightning_privacy.callbacks._step_journal import StepJournal, charge_lost_steps, journal_path
+from lightning_privacy.callbacks._train_loader import examine
+from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.mechanisms.noise import NoiseSource
 from lightning_privacy.plugins.atomic_checkpoint_io import AtomicCheckpointIO
 
@@ -117,14 +113,14 @@ class DifferentialPrivacy(Callback):
         noise: NoiseSource | None = None,
     ) -> None:
         super().__init__()
-        self._delta = within_open_unit(delta=delta)
-        self._epsilon = None if epsilon is None else positive(epsilon=epsilon)
-        self._noise_multiplier = None if noise_multiplier is None else non_negative(noise_multiplier=noise_multiplier)
-        self._max_grad_norm = positive(max_grad_norm=max_grad_norm)
-        one_of(("flat",), clipping=clipping)
-        self._clipping = clipping
-        self._check_target()
-        self._ledger = self._own_ledger() if ledger is None else self._agreed(ledger)
+        self._target = Target(
+            delta=delta,
+            epsilon=epsilon,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=max_grad_norm,
+            clipping=clipping,
+        )
+        self._ledger = self._target.ledger(ledger)
         if noise is not None and not isinstance(noise, NoiseSource):
             raise ConfigurationError(f"noise must be a NoiseSource, got {noise!r}")
         self._noise = NoiseSource() if noise is None else noise
@@ -133,37 +129,8 @@ class DifferentialPrivacy(Callback):
         self._run: PrivateRun | None = None
         self._fitting = False
         self._resumed = False
+        self._journal: StepJournal | None = None
         self._checkpoint_io: TorchCheckpointIO | None = None
-
-    def _check_target(self) -> None:
-        if self._epsilon is None and self._noise_multiplier is None:
-            raise ConfigurationError(
-                "neither epsilon nor noise_multiplier was given: pass epsilon for a target to reach with "
-                "the trainer's epochs or steps, noise_multiplier for a fixed amount of noise, or both to "
-                "stop at epsilon"
-            )
-        if self._epsilon is not None and self._noise_multiplier == 0:
-            raise ConfigurationError(
-                f"noise_multiplier=0 can't keep epsilon={self._epsilon:g}: without noise epsilon is "
-                "infinite. Pass a noise_multiplier above 0, or leave epsilon out for a run without privacy"
-            )
-
-    def _own_ledger(self) -> PrivacyLedger:
-        return PrivacyLedger(delta=self._delta, budget=self._epsilon)
-
-    def _agreed(self, ledger: PrivacyLedger) -> PrivacyLedger:
-        if not isinstance(ledger, PrivacyLedger):
-            raise ConfigurationError(f"ledger must be a PrivacyLedger, got {ledger!r}")
-        if ledger.delta != self._delta:
-            raise ConfigurationError(
-                f"delta={self._delta:g} differs from the ledger's delta={ledger.delta:g}: pass the same to both"
-            )
-        if self._epsilon is not None and ledger.budget != self._epsilon:
-            raise ConfigurationError(
-                f"epsilon={self._epsilon:g} differs from the ledger's budget={ledger.budget}: make the "
-                f"ledger with budget={self._epsilon:g}, or pass epsilon={ledger.budget}"
-            )
-        return ledger
 
     @property
     def ledger(self) -> PrivacyLedger:
@@ -173,7 +140,7 @@ class DifferentialPrivacy(Callback):
     @property
     def noise_multiplier(self) -> float | None:
         """The noise multiplier in use; None before the first fit of a callback that was given epsilon alone."""
-        return self._noise_multiplier if self._settings is None else self._settings.noise_multiplier
+        return self._target.noise_multiplier if self._settings is None else self._settings.noise_multiplier
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -182,7 +149,7 @@ class DifferentialPrivacy(Callback):
         self._resumed = False
         if not self._fitting:
             return
-        check_callbacks(trainer)
+        check_trainer_settings(trainer, pl_module)
         # Lightning's own plugin gives a bare pickle error for a damaged file, and may swallow a failed save.
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self._checkpoint_io = trainer.strategy.checkpoint_io
@@ -200,31 +167,76 @@ class DifferentialPrivacy(Callback):
             return
         ledger, settings, progress = read_state(state_dict)
         self._resumed = True
-        known = self._progress is not None and progress is not None and progress.run_id == self._progress.run_id
-        if not known:
-            here = self._ledger.history
+        here = [] if self._knows(progress) else self._ledger.history
+        if not self._knows(progress):
             self._ledger.load_state_dict(ledger)
-            for release, count, label in here:
-                self._ledger.charge(release, count, label)
+        if progress is not None and progress.journal_path is not None:
+            journal = Path(progress.journal_path)
+            if not charge_lost_steps(self._ledger, journal, progress.run_id):
+                self._miss_journal(journal)
+                progress.journal_path = None
+        # What this process released before it resumed, such as a private histogram, was released too.
+        for release, count, label in here:
+            self._ledger.charge(release, count, label)
         self._settings, self._progress = settings, progress
+
+    def _knows(self, progress: RunProgress | None) -> bool:
+        """Whether this process trained the run itself, so that its ledger knows more than any checkpoint of it."""
+        return progress is not None and self._progress is not None and progress.run_id == self._progress.run_id
+
+    def _miss_journal(self, path: Path) -> None:
+        warnings.warn(
+            f"the journal of private steps {path} is not there: steps the run took after this checkpoint can't be "
+            "charged. Put the file back, if there is one, and resume again.",
+            UserWarning,
+            stacklevel=2,
+        )
+        self._ledger.add_caveat(
+            "The run was resumed without its journal: steps taken after the checkpoint, if any, are not counted."
+        )
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # From now on there is something to resume from, and what happens after it must be known.
+        if self._journal is not None:
+            self._journal.open(self._ledger)
+            if self._run is None:
+                self._journal.close()
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        check_trainer_settings(trainer, pl_module)
         check_optimizers(trainer.optimizers, pl_module)
         self._check_checkpoint(trainer)
         if trainer.limit_train_batches == 0:
             return
         loader = internals.request_train_loader(trainer)
         facts = examine(loader, accumulate=trainer.accumulate_grad_batches)
-        self._warn_about_delta(facts)
         schedule = StepSchedule(
             internals.count_loader_batches(trainer, facts.loader_batches), trainer.accumulate_grad_batches
         )
-        settings = self._decide(trainer, facts, schedule)
-        progress = self._advance(trainer)
-        self._settings, self._progress = settings, progress
-        self._start(trainer, pl_module, schedule, loader)
+        self._settings = plan_settings(
+            self._target,
+            facts,
+            trainer=trainer,
+            schedule=schedule,
+            ledger=self._ledger,
+            before=self._settings if self._resumed else None,
+        )
+        self._progress = self._advance(trainer)
+        self._start_journal(trainer, self._progress)
+        self._run = PrivateRun(
+            trainer,
+            pl_module,
+            settings=self._settings,
+            progress=self._progress,
+            schedule=schedule,
+            loader=loader,
+            noise=self._noise,
+            ledger=self._ledger,
+            record=self._record,
+        )
+        self._run.refuse_without_budget()
+        self._run.attach()
 
     def _check_checkpoint(self, trainer: Trainer) -> None:
         """Refuse to continue a run whose past is unknown."""
@@ -238,73 +250,6 @@ class DifferentialPrivacy(Callback):
             "public data only, load the weights into the model (load_from_checkpoint) and start without "
             "ckpt_path."
         )
-
-    def _warn_about_delta(self, facts: LoaderFacts) -> None:
-        if self._delta * facts.num_examples >= 1:
-            warnings.warn(
-                f"delta={self._delta:g} is not below 1/{facts.num_examples}, one over the number of "
-                "examples: at this delta a mechanism that publishes one random example in full counts as "
-                "private. Use a smaller delta.",
-                UserWarning,
-                stacklevel=2,
-            )
-
-    def _decide(self, trainer: Trainer, facts: LoaderFacts, schedule: StepSchedule) -> RunSettings:
-        """The numbers of this fit: those of the checkpoint, or new ones for what is left to do."""
-        before = self._settings if self._resumed else None
-        if before is None:
-            sigma = self._choose_noise(trainer, facts, schedule)
-        else:
-            sigma = before.noise_multiplier if self._noise_multiplier is None else self._noise_multiplier
-        settings = RunSettings(
-            delta=self._delta,
-            noise_multiplier=sigma,
-            num_examples=facts.num_examples,
-            expected_batch_size=facts.expected_batch_size,
-            max_grad_norm=self._max_grad_norm,
-            clipping=self._clipping,
-        )
-        if before is not None:
-            settings.check_continues(before)
-        if sigma == 0:
-            warnings.warn(
-                "noise_multiplier=0: training adds no noise and is NOT PRIVATE; epsilon will be infinite",
-                UserWarning,
-                stacklevel=2,
-            )
-        return settings
-
-    def _choose_noise(self, trainer: Trainer, facts: LoaderFacts, schedule: StepSchedule) -> float:
-        if self._noise_multiplier is not None:
-            return self._noise_multiplier
-        epsilon = positive(epsilon=self._epsilon)
-        steps = schedule.steps_left(
-            max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
-            max_steps=trainer.max_steps,
-            epochs_done=trainer.current_epoch,
-            steps_done=trainer.global_step,
-        )
-        if steps is None:
-            raise ConfigurationError(
-                f"epsilon={epsilon:g} alone can't set the noise for a trainer without an end (max_epochs=-1, "
-                "max_steps=-1): set max_epochs or max_steps, or pass noise_multiplier too, and training "
-                "stops at epsilon"
-            )
-        try:
-            return calibrate_noise(
-                epsilon=epsilon,
-                delta=self._delta,
-                sample_rate=facts.sample_rate,
-                steps=max(1, steps),
-                spent=self._ledger,
-            )
-        except ConfigurationError as error:
-            if not self._ledger.history:
-                raise
-            raise PrivacyBudgetExceeded(
-                f"the budget of epsilon={epsilon:g} is spent up to {self._ledger.epsilon(exact=True):.6g}, "
-                f"and what is left is not enough for {steps} more steps: {error}"
-            ) from error
 
     def _advance(self, trainer: Trainer) -> RunProgress:
         """Where this fit starts: a new run, or the next part of one."""
@@ -327,31 +272,25 @@ class DifferentialPrivacy(Callback):
             self._ledger.add_caveat(self._noise.caveat)
         return progress
 
-    def _start(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        schedule: StepSchedule,
-        loader: DataLoader[Any],
-    ) -> None:
-        if self._settings is None or self._progress is None:
-            raise ConfigurationError("a private run needs settings before it starts")
-        self._run = PrivateRun(
-            trainer,
-            module,
-            settings=self._settings,
-            progress=self._progress,
-            schedule=schedule,
-            loader=loader,
-            noise=self._noise,
-            ledger=self._ledger,
-            record=self._record,
-        )
-        self._run.refuse_without_budget()
-        self._run.attach()
+    def _start_journal(self, trainer: Trainer, progress: RunProgress) -> None:
+        path = progress.journal_path
+        if path is None:
+            folder = trainer.log_dir or trainer.default_root_dir
+            if "://" in folder:
+                self._ledger.add_caveat(
+                    f"Steps lost in a crash are not counted: the run folder {folder} is not a local one."
+                )
+                return
+            path = str(journal_path(folder, progress.run_id))
+        progress.journal_path = path
+        self._journal = StepJournal(Path(path), progress.run_id)
+        if self._resumed:
+            self._journal.open(self._ledger)
 
-    def _record(self) -> None:
+    def _record(self, release: Release) -> None:
         """Write down that a step is about to happen, before it does."""
+        if self._journal is not None:
+            self._journal.before(release, self._ledger)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -379,7 +318,7 @@ class DifferentialPrivacy(Callback):
         if finished and settings is not None:
             steps = self._ledger.count(SampledGaussian(settings.noise_multiplier, settings.sample_rate))
             rank_zero_info(
-                f"Trained with (epsilon={self._ledger.epsilon(exact=True):.4g}, delta={self._delta:g}) "
+                f"Trained with (epsilon={self._ledger.epsilon(exact=True):.4g}, delta={self._target.delta:g}) "
                 f"differential privacy per {self._ledger.unit}: {steps} steps, noise multiplier "
                 f"{settings.noise_multiplier:.4g}, sample rate {settings.sample_rate:.4g}"
                 + "".join(f"; {caveat}" for caveat in self._ledger.caveats)
@@ -398,6 +337,8 @@ class DifferentialPrivacy(Callback):
         if self._run is not None:
             self._run.close()
             self._run = None
+        if self._journal is not None:
+            self._journal.close()
         if self._checkpoint_io is not None:
             trainer.strategy.checkpoint_io = self._checkpoint_io
             self._checkpoint_io = None

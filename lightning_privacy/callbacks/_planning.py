@@ -1,0 +1,164 @@
+"""From what the user asked for to the numbers of a fit: noise, sample rate, and what a checkpoint says of them."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+from lightning_privacy._lightning import Trainer
+from lightning_privacy._validate import non_negative, one_of, positive, within_open_unit
+from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.accounting.calibration import calibrate_noise
+from lightning_privacy.callbacks._run_state import RunSettings
+from lightning_privacy.callbacks._schedule import StepSchedule
+from lightning_privacy.callbacks._train_loader import LoaderFacts
+from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
+
+__all__ = ["Target", "plan_settings"]
+
+# With less of epsilon left than this share, the noise would drown whatever is learned.
+_LEAST_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the user asked for; see :class:`DifferentialPrivacy` for the meaning.
+
+    Args:
+        delta: In (0, 1).
+        epsilon: Above 0, or None.
+        noise_multiplier: At least 0, or None.
+        max_grad_norm: Above 0.
+        clipping: A clipping policy.
+
+    Raises:
+        ConfigurationError: A number is out of range, or there is no target, or one that can't be met.
+
+    Example:
+        >>> Target(delta=1e-5, epsilon=None, noise_multiplier=1.0, max_grad_norm=1.0, clipping="flat").delta
+        1e-05
+    """
+
+    delta: float
+    epsilon: float | None
+    noise_multiplier: float | None
+    max_grad_norm: float
+    clipping: str
+
+    def __post_init__(self) -> None:
+        within_open_unit(delta=self.delta)
+        positive(max_grad_norm=self.max_grad_norm)
+        one_of(("flat",), clipping=self.clipping)
+        if self.epsilon is not None:
+            positive(epsilon=self.epsilon)
+        if self.noise_multiplier is not None:
+            non_negative(noise_multiplier=self.noise_multiplier)
+        if self.epsilon is None and self.noise_multiplier is None:
+            raise ConfigurationError(
+                "neither epsilon nor noise_multiplier was given: pass epsilon for a target to reach with the "
+                "trainer's epochs or steps, noise_multiplier for a fixed amount of noise, or both to stop at "
+                "epsilon"
+            )
+        if self.epsilon is not None and self.noise_multiplier == 0:
+            raise ConfigurationError(
+                f"noise_multiplier=0 can't keep epsilon={self.epsilon:g}: without noise epsilon is infinite. "
+                "Pass a noise_multiplier above 0, or leave epsilon out for a run without privacy"
+            )
+
+    def ledger(self, given: object) -> PrivacyLedger:
+        """The user's ledger when it agrees with this target, or a new one when there is none."""
+        if given is None:
+            return PrivacyLedger(delta=self.delta, budget=self.epsilon)
+        if not isinstance(given, PrivacyLedger):
+            raise ConfigurationError(f"ledger must be a PrivacyLedger, got {given!r}")
+        if given.delta != self.delta:
+            raise ConfigurationError(
+                f"delta={self.delta:g} differs from the ledger's delta={given.delta:g}: pass the same to both"
+            )
+        if self.epsilon is not None and given.budget != self.epsilon:
+            raise ConfigurationError(
+                f"epsilon={self.epsilon:g} differs from the ledger's budget={given.budget}: make the ledger with "
+                f"budget={self.epsilon:g}, or pass epsilon={given.budget}"
+            )
+        return given
+
+
+def plan_settings(
+    target: Target,
+    facts: LoaderFacts,
+    *,
+    trainer: Trainer,
+    schedule: StepSchedule,
+    ledger: PrivacyLedger,
+    before: RunSettings | None,
+) -> RunSettings:
+    """Numbers of the fit that is about to start.
+
+    Args:
+        target: What the user asked for.
+        facts: Numbers of the train loader.
+        trainer: Its limits bound the steps.
+        schedule: Steps of an epoch.
+        ledger: What was spent counts.
+        before: Settings of the checkpoint that is resumed; they stay, and what differs is refused.
+
+    Raises:
+        ConfigurationError: Epsilon can't be met with the trainer's limits.
+        PrivacyBudgetExceeded: Too little is left of it.
+        CheckpointError: The checkpoint's run has other settings.
+    """
+    if target.delta * facts.num_examples >= 1:
+        warnings.warn(
+            f"delta={target.delta:g} is not below 1/{facts.num_examples}, one over the number of examples: at this "
+            "delta a mechanism that publishes one random example in full counts as private. Use a smaller delta.",
+            UserWarning,
+            stacklevel=2,
+        )
+    sigma = target.noise_multiplier
+    if sigma is None:
+        sigma = _calibrated(target, facts, trainer, schedule, ledger) if before is None else before.noise_multiplier
+    if sigma == 0:
+        warnings.warn(
+            "noise_multiplier=0: training adds no noise and is NOT PRIVATE; epsilon will be infinite",
+            UserWarning,
+            stacklevel=2,
+        )
+    settings = RunSettings(
+        delta=target.delta,
+        noise_multiplier=sigma,
+        num_examples=facts.num_examples,
+        expected_batch_size=facts.expected_batch_size,
+        max_grad_norm=target.max_grad_norm,
+        clipping=target.clipping,
+    )
+    if before is not None:
+        settings.check_continues(before)
+    return settings
+
+
+def _calibrated(
+    target: Target, facts: LoaderFacts, trainer: Trainer, schedule: StepSchedule, ledger: PrivacyLedger
+) -> float:
+    """The least noise with which the steps that are left cost what is left of epsilon."""
+    epsilon = positive(epsilon=target.epsilon)
+    steps = schedule.steps_left(
+        max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
+        max_steps=trainer.max_steps,
+        epochs_done=trainer.current_epoch,
+        steps_done=trainer.global_step,
+    )
+    if steps is None:
+        raise ConfigurationError(
+            f"epsilon={epsilon:g} alone can't set the noise for a trainer without an end (max_epochs=-1, "
+            "max_steps=-1): set max_epochs or max_steps, or pass noise_multiplier too, and training stops at "
+            "epsilon"
+        )
+    spent = ledger.epsilon(exact=True)
+    if spent > (1 - _LEAST_SHARE) * epsilon:
+        raise PrivacyBudgetExceeded(
+            f"the budget of epsilon={epsilon:g} at delta={target.delta:g} is spent up to {spent:.6g}, too much to "
+            "train on: use a larger epsilon, or a new ledger for new data"
+        )
+    return calibrate_noise(
+        epsilon=epsilon, delta=target.delta, sample_rate=facts.sample_rate, steps=max(1, steps), spent=ledger
+    )
