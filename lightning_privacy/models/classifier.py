@@ -20,7 +20,6 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
@@ -81,10 +80,7 @@ class Classifier(LightningModule):
         self._scheduler_interval = scheduler_interval
         self._accuracies = nn.ModuleDict(
             # "train" itself would hide nn.Module.train.
-            {
-                f"{stage}_acc": MulticlassAccuracy(num_classes, average="micro")
-                for stage in ("train", "val", "test")
-            }
+            {f"{stage}_acc": MulticlassAccuracy(num_classes, average="micro") for stage in ("train", "val", "test")}
         )
 
     @override
@@ -100,8 +96,9 @@ class Classifier(LightningModule):
         accuracy = self._accuracies[f"{stage}_acc"]
         accuracy(logits.detach(), labels)
         # Batches may differ in length; with their sizes the mean over an epoch is one over examples.
-        logged: dict[str, torch.Tensor | Metric] = {f"{stage}/loss": loss.detach(), f"{stage}/acc": accuracy}
-        self.log_dict(logged, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        per_epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(labels)}
+        self.log(f"{stage}/loss", loss.detach(), prog_bar=stage == "train", **per_epoch)
+        self.log(f"{stage}/acc", accuracy, prog_bar=stage != "train", **per_epoch)
         return loss
 
     @override

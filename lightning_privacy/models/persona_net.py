@@ -54,9 +54,7 @@ class PersonaNet(nn.Module):
         positive_int(in_channels=in_channels)
         positive_int(num_classes=num_classes)
         if positive_int(image_size=image_size) < _SMALLEST_SIDE:
-            raise ConfigurationError(
-                f"image_size must be >= {_SMALLEST_SIDE}, got {image_size}: pad the images"
-            )
+            raise ConfigurationError(f"image_size must be >= {_SMALLEST_SIDE}, got {image_size}: pad the images")
         side = ((image_size - 2) // 2 - 2) // 2
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, 32, kernel_size=3),

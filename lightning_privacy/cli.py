@@ -1,0 +1,236 @@
+"""The command ``lightning-privacy``: compose a config, build what it names, train, test, show a table.
+
+The groups are those of ``conf/``, installed as ``lightning_privacy.conf``; any value can be set from the
+command line, and ``-m`` runs a sweep (Hydra 1.3). Each run has a folder with its config, its metrics as
+CSV, its checkpoints and a summary.
+
+Example:
+    >>> from hydra import compose, initialize_config_module
+    >>> with initialize_config_module("lightning_privacy.conf", version_base="1.3"):
+    ...     config = compose("config", overrides=["callbacks.privacy.epsilon=8"])
+    >>> config.callbacks.privacy.epsilon, config.model.backbone["_target_"]
+    (8, 'lightning_privacy.models.PersonaNet')
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import hydra
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from lightning_privacy._lightning import (
+    Callback,
+    LightningDataModule,
+    LightningModule,
+    Trainer,
+    pl,
+    seed_everything,
+)
+from lightning_privacy.callbacks import DifferentialPrivacy
+from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError
+from lightning_privacy.report import Guarantee, Outcome, RunSummary
+
+__all__ = ["main", "run"]
+
+# compare_nonprivate=null trains the network a second time up to this many training examples.
+_COMPARE_UP_TO = 10_000
+# Errors whose message is meant for the person at the terminal; anything else is a defect and shows its trace.
+_EXPLAINED = (
+    LightningPrivacyError,
+    HydraException,
+    OmegaConfBaseException,
+    pl.utilities.exceptions.MisconfigurationException,  # type: ignore[attr-defined] # public, not re-exported
+    OSError,
+)
+_HYDRA_TRACE = "HYDRA_FULL_ERROR"
+_TRACE = "LIGHTNING_PRIVACY_FULL_ERROR"
+# True in general, and of no use here: the data is in memory, and the run folder is the run's own.
+_NOISE = (
+    r".*does not have many workers.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*Experiment logs directory .* exists and is not empty.*",
+)
+
+
+def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
+    """Train and test what a config describes.
+
+    Args:
+        config: A composed config with the keys of ``conf/config.yaml``.
+        folder: Where summary and config are written; must exist.
+        console: Where progress is told.
+
+    Returns:
+        The figures of the run, which are in the folder too.
+
+    Raises:
+        LightningPrivacyError: The config asks for what can't be done or would void the guarantee.
+        OSError: The folder can't be written to.
+    """
+    if config.seed is not None and not isinstance(config.seed, int):
+        raise ConfigurationError(f"seed must be a whole number or null, got {config.seed!r}")
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    datamodule: LightningDataModule = instantiate(config.data)
+    callbacks: list[Callback] = _instances(config.callbacks)
+    privacy = next((callback for callback in callbacks if isinstance(callback, DifferentialPrivacy)), None)
+    if privacy is None:
+        console.print("Training without differential privacy")
+    else:
+        console.print("Training with differential privacy")
+    loggers = _instances(config.logger) or False
+    trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    outcome = _train(config, trainer, datamodule, ckpt_path=config.ckpt_path)
+    guarantee = None if privacy is None else Guarantee.of(privacy.ledger)
+    twin = None
+    if privacy is not None and _wants_comparison(config, datamodule):
+        console.print("Training the same network without privacy, for comparison")
+        twin = _train(config, _plain_trainer(config), datamodule, ckpt_path=None)
+    summary = RunSummary(outcome, guarantee, twin)
+    summary.write(folder)
+    return summary
+
+
+def _instances(group: Mapping[str, Any]) -> list[Any]:
+    """One object per entry of a group; entries set to null are left out."""
+    return [instantiate(entry) for entry in group.values() if entry is not None]
+
+
+def _plain_trainer(config: DictConfig, **settings: Any) -> Trainer:
+    """A trainer of the config that writes nothing and has no callbacks of its own."""
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer: Trainer = instantiate(config.trainer, **{**quiet, **settings})
+    return trainer
+
+
+def _train(config: DictConfig, trainer: Trainer, datamodule: LightningDataModule, *, ckpt_path: str | None) -> Outcome:
+    if config.seed is not None:
+        seed_everything(config.seed, workers=True, verbose=False)
+    model: LightningModule = instantiate(config.model)
+    start = time.perf_counter()
+    try:
+        trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+    except RuntimeError as error:
+        if ckpt_path is not None and "loading state_dict" in str(error):
+            raise CheckpointError(f"the checkpoint {ckpt_path} is of another model than model={error}") from error
+        raise
+    seconds = time.perf_counter() - start
+    test = trainer.test(model, datamodule=datamodule, verbose=False)
+    # A second pass over the training data with the final weights, by a trainer that logs nothing: in the
+    # metrics file "test/acc" is the test's alone.
+    loader: Any = datamodule.train_dataloader()
+    ordered: DataLoader[Any] = DataLoader(loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
+    train = _plain_trainer(config).test(model, dataloaders=ordered, verbose=False)
+    return Outcome(trainer.global_step, seconds, train=_unprefixed(train), test=_unprefixed(test))
+
+
+def _unprefixed(results: list[Mapping[str, float]]) -> dict[str, float]:
+    return {name.removeprefix("test/"): float(value) for result in results for name, value in result.items()}
+
+
+def _wants_comparison(config: DictConfig, datamodule: LightningDataModule) -> bool:
+    if config.compare_nonprivate is not None:
+        return bool(config.compare_nonprivate)
+    loader: Any = datamodule.train_dataloader()
+    return len(loader.dataset) <= _COMPARE_UP_TO
+
+
+def _job(config: DictConfig) -> None:
+    """One run of the command: of a sweep, or the only one."""
+    folder = Path(config.paths.output_dir)
+    console = Console(highlight=False)
+    console.print(f"Run folder: {folder}", soft_wrap=True)
+    with _explained(folder):
+        summary = run(config, folder, console)
+    console.print()
+    console.print(summary.table())
+    for note in summary.notes():
+        console.print(f"* {note}", markup=False, soft_wrap=True)
+    console.print(f"Config, metrics, checkpoints and summary: {folder}", soft_wrap=True)
+
+
+def _explain(error: BaseException, folder: Path | None = None) -> str:
+    """One paragraph for an error a person can act on."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        place = str(error).rpartition("full_key: ")[2].strip()
+        return f"{_explain(error.__cause__)} (in the config: {place})"
+    text = str(error)
+    if isinstance(error, HydraException):
+        # Of several lines, of which the last say where Hydra looked; the cause's first line names the key.
+        lines = [line.strip() for line in text.split("Config search path")[0].splitlines() if line.strip()]
+        if error.__cause__ is not None:
+            lines.append(str(error.__cause__).split("\n")[0])
+        text = "; ".join(line.rstrip(".") for line in lines) + ". All keys: lightning-privacy --cfg job"
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None and folder is not None:
+        # A full disk is noticed on writing, and the error then does not say to which file.
+        text += f" while the run folder {folder} was written"
+    return " ".join(text.split())
+
+
+@contextmanager
+def _explained(folder: Path | None = None) -> Iterator[None]:
+    """Turn an error a person can act on into its message and exit status 1."""
+    try:
+        yield
+    except _EXPLAINED as error:
+        if os.environ.get(_TRACE, "0") != "0":
+            raise
+        print(f"error: {_explain(error, folder)}", file=sys.stderr)  # noqa: T201 - the command's own output
+        sys.exit(1)
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Let Hydra raise its errors, so that they are explained here and not printed by it.
+
+    What Hydra offers for that is the variable by which a user asks for traces; the wish is kept in another.
+    """
+    kept = {name: os.environ.get(name) for name in (_HYDRA_TRACE, _TRACE)}
+    os.environ.update({_TRACE: kept[_TRACE] or kept[_HYDRA_TRACE] or "0", _HYDRA_TRACE: "1"})
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],  # noqa: ARG001 - the signature is Python's
+    filename: str,  # noqa: ARG001
+    lineno: int,  # noqa: ARG001
+    file: TextIO | None = None,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    logging.getLogger("warning").warning("warning: %s", " ".join(str(message).split()))
+
+
+def main() -> NoReturn:
+    """Run the command; its exit status is 0, or 1 after an error whose message is on the error stream.
+
+    With the environment variable ``HYDRA_FULL_ERROR=1`` errors show their full trace.
+    """
+    for pattern in _NOISE:
+        warnings.filterwarnings("ignore", message=pattern)
+    for category in (DeprecationWarning, FutureWarning):  # meant for those who write code
+        warnings.filterwarnings("ignore", category=category)
+    warnings.showwarning = _show_warning
+    command = hydra.main(version_base="1.3", config_path="pkg://lightning_privacy.conf", config_name="config")(_job)
+    with _hydra_raises(), _explained():
+        command()
+    sys.exit(0)

@@ -1,0 +1,14 @@
+"""What is shown of a run.
+
+Example:
+    >>> from lightning_privacy.report import Outcome, RunSummary
+    >>> RunSummary(Outcome(steps=1, seconds=0.1, train={}, test={})).notes()
+    ['This model was trained without differential privacy.']
+"""
+
+from __future__ import annotations
+
+from lightning_privacy.report.progress import ProgressLines, make_progress
+from lightning_privacy.report.run_summary import Guarantee, Outcome, RunSummary
+
+__all__ = ["Guarantee", "Outcome", "ProgressLines", "RunSummary", "make_progress"]
