@@ -15,7 +15,7 @@ Example:
     >>> import torch
     >>> geometry = ConvGeometry(kernel=(3,), stride=(1,), dilation=(1,), groups=1)
     >>> x, g = torch.ones(2, 1, 5), torch.ones(2, 4, 3)
-    >>> ConvContribution(x, g, (4, 1, 3), geometry).squared_norms()
+    >>> ConvContribution(x, g, (4, 1, 3), geometry).squared_norms().round()
     tensor([108., 108.])
 """
 
