@@ -125,15 +125,16 @@ def test_p14_large_sparse_draws_are_uniform():
     assert stats.chisquare(np.bincount(indices // 100_000, minlength=100)).pvalue > ERROR
 
 
-@pytest.mark.parametrize("sample_rate", [1e-4, 0.003, 0.05, 0.5])
-def test_order_within_a_batch_is_random(sample_rate):
+@pytest.mark.parametrize(
+    ("num_examples", "sample_rate"),
+    [(20_000, 1e-4), (20_000, 0.003), (20_000, 0.05), (20_000, 0.5), (1000, 0.05), (1000, 0.5), (1000, 1.0)],
+)
+def test_order_within_a_batch_is_random(num_examples, sample_rate):
     """The first of a batch is below the median of the data set half of the time, and so is the last."""
-    sampler = make(20_000, sample_rate, steps=2000, seed=4)
-    ends = [
-        (batch[0] < 10_000, batch[-1] < 10_000, batch[0] < batch[-1])
-        for batch in (sampler.draw(step) for step in range(400))
-        if len(batch) > 1
-    ]
+    sampler = make(num_examples, sample_rate, steps=400, seed=4)
+    half = num_examples // 2
+    batches = [batch for batch in map(sampler.draw, range(400)) if len(batch) > 1]
+    ends = [(batch[0] < half, batch[-1] < half, batch[0] < batch[-1]) for batch in batches]
     for column in zip(*ends, strict=True):
         assert _within(sum(column), len(column), 0.5)
 
