@@ -114,22 +114,24 @@ class BudgetGate:
             epsilon = self._exact({**counts, release: have + more})
             return math.log(epsilon / self.budget) if epsilon > 0 else -math.inf
 
-        # Upwards, until something does not fit or the limit does.
-        while low < limit and high is None:
-            ahead = min(limit, (have + low + 1) * _GROWTH - have)
+        # Upwards from what is small, because composing far too many is what takes long.
+        top = limit if high is None else min(limit, high - 1)
+        while low < top:
             if low == 0:
                 ahead = 1
-            elif math.isfinite(low_log):
-                # Epsilon grows at least about as the square root of the count; more than that is seldom needed.
-                ahead = min(ahead, math.ceil((have + low) * math.exp(-2.0 * low_log)) - have + 1)
-            ahead = min(limit, max(ahead, low + 1))
-            value = log_epsilon(ahead)
-            if value <= 0:
-                low, low_log = ahead, value
             else:
+                ahead = (have + low + 1) * _GROWTH - have
+                if math.isfinite(low_log):
+                    # Epsilon grows at least about as the square root of the count; more is seldom needed.
+                    ahead = min(ahead, math.ceil((have + low) * math.exp(-2.0 * low_log)) - have + 1)
+            ahead = min(top, max(ahead, low + 1))
+            value = log_epsilon(ahead)
+            if value > 0:
                 high, high_log = ahead, value
-        if high is None or low >= limit:
-            return min(low, limit)
+                break
+            low, low_log = ahead, value
+        if high is None or low >= top:
+            return low
         # Between: interpolate epsilon as a power of the count, and step past the guess when one side lags.
         push, side = 1, 0
         while high - low > 1:

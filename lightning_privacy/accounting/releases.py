@@ -24,6 +24,7 @@ import dp_accounting
 from typing_extensions import override
 
 from lightning_privacy._validate import non_negative, positive, positive_int, probability
+from lightning_privacy.accounting.release import Release
 from lightning_privacy.errors import ConfigurationError
 
 __all__ = [
@@ -36,40 +37,6 @@ __all__ = [
     "TruncatedSampledGaussian",
     "release_from_dict",
 ]
-
-
-@dataclass(frozen=True)
-class Release:
-    """Base of all releases; not charged itself.
-
-    ``kind`` is the stable name under which a release is saved, whatever the class is called later.
-    """
-
-    kind: ClassVar[str] = ""
-
-    @property
-    def label(self) -> str:
-        """Name and parameters in a few words, for tables."""
-        raise NotImplementedError(f"{type(self).__name__} has no label")
-
-    @property
-    def private(self) -> bool:
-        """False when this release has no finite epsilon at all."""
-        return True
-
-    def event(self) -> dp_accounting.DpEvent:
-        """The event ``dp_accounting`` composes for one such release."""
-        raise NotImplementedError(f"{type(self).__name__} has no event")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values from which :func:`release_from_dict` makes an equal release."""
-        return {"kind": self.kind} | {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def _set(self, **values: object) -> None:
-        # Stores the checked value (an int given where a float is meant becomes the float), so that
-        # SampledGaussian(1, 1) and SampledGaussian(1.0, 1.0) are one group.
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,14 @@ def test_largest_of_other_kinds(release, budget: float) -> None:
     _check_largest(gate, {}, release, gate.largest({}, release, limit=1000))
 
 
+def test_a_limit_far_out_of_reach_is_not_composed() -> None:
+    gate = BudgetGate(delta=DELTA, budget=0.5)
+    gate._breaks.append({STEP: 10**15})  # as after a charge of so many was refused
+    answer = gate.largest({}, STEP, limit=10**18)
+    _check_largest(gate, {}, STEP, answer)
+    assert max(counts[STEP] for counts in gate._breaks) < 100 * answer
+
+
 def test_asking_again_costs_nothing() -> None:
     gate = BudgetGate(delta=DELTA, budget=0.5)
     answer = gate.largest({}, STEP, limit=10**6)
