@@ -41,7 +41,7 @@ from lightning_privacy.gradients.buffers import GradientBuffers
 from lightning_privacy.gradients.clipping import flat_clip_factors
 from lightning_privacy.gradients.contributions import Contribution, merge
 from lightning_privacy.gradients.inspection import refuse_coupling_layers, refuse_unfit
-from lightning_privacy.gradients.interception import release
+from lightning_privacy.gradients.interception import is_intercepted, release
 from lightning_privacy.gradients.sites import Recorder, install
 from lightning_privacy.mechanisms.noise import NoiseSource
 
@@ -130,9 +130,19 @@ class PrivateGradients:
         return self._module
 
     def attach(self) -> None:
-        """Start intercepting; does nothing when already attached."""
+        """Start intercepting; does nothing when already attached.
+
+        Raises:
+            PrivacyViolation: another engine is attached to the module, or to a part of it.
+        """
         if self._attached:
             return
+        for name, layer in self._module.named_modules():
+            if is_intercepted(layer):
+                raise PrivacyViolation(
+                    f"layer '{name}' ({type(layer).__name__}) has private gradients from elsewhere already, so each "
+                    "would see only part of a step; call detach() on the DPOptimizer or engine that was attached before"
+                )
         self._parameters = [p for p in self._module.parameters() if p.requires_grad]
         self._names = {id(p): name for name, p in self._module.named_parameters()}
         self._buffers = GradientBuffers(self._parameters)
