@@ -93,7 +93,7 @@ class Classifier(LightningModule):
         inputs, labels = batch
         logits = self(inputs)
         loss = nn.functional.cross_entropy(logits, labels)
-        accuracy = self._accuracies[f"{stage}_acc"]
+        accuracy: Any = self._accuracies[f"{stage}_acc"]
         accuracy(logits.detach(), labels)
         # Batches may differ in length; with their sizes the mean over an epoch is one over examples.
         per_epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(labels)}
