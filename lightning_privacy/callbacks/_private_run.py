@@ -142,8 +142,9 @@ class PrivateRun:
         if position.continues:
             self._place_in_epoch(offset, done)
         else:
-            # Lightning recognises a finished epoch by its number of batches, and only then starts a new one.
-            internals.set_epoch_batches(trainer, position.batches_done if position.finished else len(self._batches))
+            # After a checkpoint at the last batch of an epoch, Lightning starts the next one only where the number
+            # of batches says that the last is finished; the first batch sets it right.
+            internals.set_epoch_batches(trainer, 1 if position.finished else len(self._batches))
         internals.start_iterating(trainer)
 
     def _place_in_epoch(self, offset: int, done: int) -> None:

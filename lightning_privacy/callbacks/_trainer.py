@@ -122,8 +122,10 @@ def install_train_loader(trainer: Trainer, loader: DataLoader[Any], *, user_load
     fit_loop._combined_loader = combined
     fetcher = fit_loop._data_fetcher
     if fetcher is not None:
+        # A fit that ends before its first epoch takes the fetcher down, which needs a loader that was iterated.
         fetcher.teardown()
-        fetcher.setup(combined)
+        fetcher.setup(CombinedLoader(_Counted(0), "max_size_cycle"))
+        iter(fetcher)
     return installed
 
 
@@ -153,9 +155,15 @@ def start_iterating(trainer: Trainer) -> None:
     when it is set up, so the first iteration of a fit is due here.
     """
     fit_loop = trainer.fit_loop
+    fetcher, combined = fit_loop._data_fetcher, fit_loop._combined_loader
+    if fetcher is None or combined is None:
+        return
+    first = fetcher._combined_loader is not combined
+    if first:
+        fetcher.setup(combined)
     lightning_will = trainer.current_epoch > 0 and not fit_loop.is_resuming and not fit_loop.epoch_loop.restarting
-    if not lightning_will and fit_loop._data_fetcher is not None:
-        iter(fit_loop._data_fetcher)
+    if first or not lightning_will:
+        iter(fetcher)
 
 
 def set_epoch_batches(trainer: Trainer, batches: float) -> None:
