@@ -101,8 +101,8 @@ class Recorder:
             raise UnsupportedError(
                 f"layer '{name}' returned shape {tuple(shape)}, but the batch has {expected} examples and must "
                 "be the first dimension of every layer with parameters. Keep positions, patches or time steps in "
-                "dimensions of their own (no view(batch * steps, ...)), don't concatenate batches, and look positions up for "
-                "every example (indices.expand(batch, -1))."
+                "dimensions of their own (no view(batch * steps, ...)), don't concatenate batches, and look positions "
+                "up for every example (indices.expand(batch, -1))."
             )
 
     @contextmanager
