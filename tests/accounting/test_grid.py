@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
 
-from lightning_privacy.accounting.grid import GridLoss
+from lightning_privacy.accounting.grid import GridLoss, GridMass
 from lightning_privacy.accounting.pld import ADJACENCY, composed, repeated, single
 from lightning_privacy.accounting.releases import (
     GaussianRelease,
@@ -13,10 +14,15 @@ from lightning_privacy.accounting.releases import (
 )
 
 INTERVAL = 1e-3
-KINDS = [SampledGaussian(2.0, 0.1), LaplaceRelease(0.1), RandomizedResponseRelease(0.3, 10)]
+KINDS = [
+    SampledGaussian(2.0, 0.1),
+    LaplaceRelease(0.1),
+    RandomizedResponseRelease(0.3, 10),
+    RandomizedResponseRelease(0.3, 2),
+]
 
 
-@pytest.mark.parametrize("release", KINDS, ids=lambda release: release.kind)
+@pytest.mark.parametrize("release", KINDS, ids=lambda release: release.label)
 @pytest.mark.parametrize("count", [1, 2, 30, 1000])
 @pytest.mark.parametrize("delta", [1e-8, 1e-5, 0.05])
 def test_repeat_agrees_with_dp_accounting(release, count: int, delta: float) -> None:
@@ -33,6 +39,13 @@ def test_compose_agrees_with_dp_accounting() -> None:
         total = part if total is None else total.compose(part)
     expected = composed(groups, interval=INTERVAL).get_epsilon_for_delta(1e-5)
     assert total.epsilon(1e-5) == pytest.approx(expected, rel=1e-7)
+
+
+def test_infinite_losses_add_up() -> None:
+    one = GridMass(0, np.array([0.9, 0.0, 0.0]), 0.1)
+    assert one.repeat(3).infinite == pytest.approx(1 - 0.9**3)
+    assert one.add(one).infinite == pytest.approx(1 - 0.9**2)
+    assert one.epsilon(0.05, 1.0) == np.inf
 
 
 def test_large_losses_do_not_overflow() -> None:

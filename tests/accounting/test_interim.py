@@ -75,6 +75,24 @@ def test_a_new_kind_and_large_jumps_are_right_at_once() -> None:
         assert exact <= interim(groups) <= 1.01 * exact
 
 
+@pytest.mark.parametrize("delta", [1e-12, 1e-10])
+def test_floating_point_noise_at_a_tiny_delta_is_not_taken_for_room(delta: float) -> None:
+    # At delta 1e-12 the exact figure itself jumps by up to 0.4% from step to step.
+    release = TruncatedSampledGaussian(1.0, 0.02, 1000, 40)
+    interim = InterimEpsilon(delta=delta)
+    for count in range(1000, 1006):
+        exact = exact_epsilon([(release, count)], delta=delta)
+        assert exact <= interim([(release, count)]) <= 1.01 * exact
+
+
+def test_the_grid_is_measured_again_when_counts_have_grown() -> None:
+    release = SampledGaussian(2.0, 0.01)
+    interim = InterimEpsilon(delta=1e-5)
+    for count in (2, 3, 60, 61):
+        interim([(release, count)])
+    assert interim._certificate.limits[0] >= 61
+
+
 def test_few_evaluations_over_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     # What makes a step cheap, without a clock: most steps are answered from the bracket, almost none exactly.
     exact_calls = []
