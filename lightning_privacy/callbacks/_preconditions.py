@@ -17,10 +17,10 @@ from lightning_privacy._lightning import (
     LightningModule,
     SingleDeviceStrategy,
 )
-from lightning_privacy.callbacks._trainer import is_compiled
+from lightning_privacy.callbacks._trainer import is_compiled, uses_dataloader_iter
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 
-__all__ = ["check_callbacks", "check_optimizers", "check_trainer_settings"]
+__all__ = ["check_batches_are_given", "check_callbacks", "check_optimizers", "check_trainer_settings"]
 
 _PRECISIONS = ("32-true", "64-true")
 _SEARCHES = ("LearningRateFinder", "BatchSizeFinder")
@@ -96,6 +96,19 @@ def _check_strategy(trainer: Any) -> None:
         "and DeepSpeed shard the gradients that must be clipped per example, and for DDP sampling and noise "
         "over several processes are not built yet. Train on one device: Trainer(devices=1, strategy='auto')."
     )
+
+
+def check_batches_are_given(trainer: Any) -> None:
+    """Refuse a ``training_step`` that fetches its batches itself; call once the train loader is set up.
+
+    Raises:
+        UnsupportedError: The step takes a ``dataloader_iter``.
+    """
+    if uses_dataloader_iter(trainer):
+        raise UnsupportedError(
+            "training_step takes dataloader_iter and fetches batches itself, so that nobody knows which batch a "
+            "gradient belongs to: let it take batch"
+        )
 
 
 def check_optimizers(optimizers: Iterable[Optimizer], module: LightningModule) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from lightning_privacy._lightning import LightningModule, Trainer, rank_zero_info
 from lightning_privacy.accounting import PrivacyLedger, Release, SampledGaussian
 from lightning_privacy.callbacks import _trainer as internals
+from lightning_privacy.callbacks._budget_horizon import BudgetHorizon
 from lightning_privacy.callbacks._epoch_batches import EpochBatches
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings
 from lightning_privacy.callbacks._schedule import StepSchedule, accumulation_value
@@ -31,6 +32,9 @@ __all__ = ["PrivateRun"]
 # Draws are functions of their number, so the sampler's own end is never used; the noise numbers 48 bits of
 # steps.
 _NUMBERED_STEPS = 2**48
+
+# Epochs for which the budget is worked out at once where the trainer sets no end.
+_FAR_AHEAD = 100
 
 
 class PrivateRun:
@@ -71,6 +75,7 @@ class PrivateRun:
         self._ledger = ledger
         self._record = record
         self._release = SampledGaussian(settings.noise_multiplier, settings.sample_rate)
+        self._horizon = BudgetHorizon(ledger, self._release)
         self._affordable = 0
         self._released_before = 0
         self._entry: Microbatch | None = None
@@ -134,7 +139,7 @@ class PrivateRun:
             progress.epoch_first_step = trainer.global_step
         remaining = max(0, self._schedule.steps_per_epoch - done)
         # One more than the epoch has: whether the first step of the next one could be paid must be known.
-        self._affordable = self._ledger.affordable(self._release, remaining + 1)
+        self._affordable = self._horizon.steps(needed=remaining + 1, ahead=self._steps_ahead())
         if self._affordable == 0:
             remaining = 0
             self._stop("before the epoch")
@@ -146,6 +151,17 @@ class PrivateRun:
             # of batches says that the last is finished; the first batch sets it right.
             internals.set_epoch_batches(trainer, 1 if position.finished else len(self._batches))
         internals.start_iterating(trainer)
+
+    def _steps_ahead(self) -> int:
+        """Steps until the trainer's own limits, or many where it has none."""
+        trainer = self._trainer
+        left = self._schedule.steps_left(
+            max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
+            max_steps=trainer.max_steps,
+            epochs_done=trainer.current_epoch,
+            steps_done=trainer.global_step,
+        )
+        return _FAR_AHEAD * self._schedule.steps_per_epoch if left is None else left + 1
 
     def _place_in_epoch(self, offset: int, done: int) -> None:
         """Show Lightning the counts it had at the checkpoint, so that it goes on from there."""

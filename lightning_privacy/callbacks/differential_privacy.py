@@ -51,7 +51,11 @@ from lightning_privacy._lightning import (
 from lightning_privacy.accounting import PrivacyLedger, Release, SampledGaussian
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._planning import Target, plan_settings
-from lightning_privacy.callbacks._preconditions import check_optimizers, check_trainer_settings
+from lightning_privacy.callbacks._preconditions import (
+    check_batches_are_given,
+    check_optimizers,
+    check_trainer_settings,
+)
 from lightning_privacy.callbacks._private_run import PrivateRun
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, read_state, write_state
 from lightning_privacy.callbacks._schedule import StepSchedule
@@ -214,6 +218,7 @@ class DifferentialPrivacy(Callback):
         schedule = StepSchedule(
             internals.count_loader_batches(trainer, facts.loader_batches), trainer.accumulate_grad_batches
         )
+        check_batches_are_given(trainer)
         self._settings = plan_settings(
             self._target,
             facts,

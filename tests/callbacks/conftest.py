@@ -23,6 +23,8 @@ LIGHTNINGS_OWN = (
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
     "ignore:Found .* module.s. in eval mode",
     "ignore:.*`max_epochs` was not set",
+    "ignore:You are using the `dataloader_iter`",
+    "ignore:Found `dataloader_iter` argument",
     "ignore:The dirpath has changed",
     "ignore:Be aware that when using `ckpt_path`, callbacks used",
     "ignore:Total length of .* across ranks is zero",

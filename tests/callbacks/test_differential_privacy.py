@@ -162,6 +162,14 @@ def test_p24_manual_optimization_is_refused(tiny: Any) -> None:
     refused(tiny, UnsupportedError, "manual optimization", module=module)
 
 
+def test_p20_training_step_that_fetches_its_own_batches_is_refused(tiny: Any) -> None:
+    class Fetches(tiny.Module):
+        def training_step(self, dataloader_iter: Any) -> Any:
+            return super().training_step(next(dataloader_iter)[0], 0)
+
+    refused(tiny, UnsupportedError, "dataloader_iter", module=Fetches())
+
+
 def test_p24_lbfgs_is_refused(tiny: Any) -> None:
     module = tiny.Module()
     module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters())

@@ -55,7 +55,7 @@ def test_model_checkpoint_counts_steps_and_is_loadable(tiny: Any, tmp_path: Path
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=3.ckpt", "step=6.ckpt", "step=9.ckpt"]
     state = torch.load(best.last_model_path, weights_only=True)
     assert state["callbacks"]["DifferentialPrivacy"]["ledger"]["releases"][0]["count"] == 10
-    trainer.test(module, tiny.loader(4, shuffle=False), ckpt_path="best", verbose=False)
+    trainer.test(module, tiny.loader(4, shuffle=False), ckpt_path=best.best_model_path, verbose=False)
 
 
 def test_early_stopping_stops_and_the_ledger_has_what_ran(tiny: Any) -> None:
