@@ -15,7 +15,7 @@ from torch import Tensor, nn
 WIDTH, POSITIONS, ROWS = 4, 3, 6
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=80, database=None)
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=200, database=None)
 
 
 class Own(nn.Module):
