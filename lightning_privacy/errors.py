@@ -33,11 +33,11 @@ class UnsupportedError(LightningPrivacyError, NotImplementedError):
     """What was asked for would void the guarantee here, or is not built; the message says which."""
 
 
-class PrivacyViolation(LightningPrivacyError, RuntimeError):
+class PrivacyViolation(LightningPrivacyError, RuntimeError):  # noqa: N818 - says what happened
     """Training did something the guarantee does not cover; nothing was released."""
 
 
-class PrivacyBudgetExceeded(LightningPrivacyError, RuntimeError):
+class PrivacyBudgetExceeded(LightningPrivacyError, RuntimeError):  # noqa: N818 - says what happened
     """A release would break the budget of the ledger; it was not charged and must not happen."""
 
 

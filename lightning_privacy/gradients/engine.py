@@ -125,6 +125,11 @@ class PrivateGradients:
         return self._expected is not None
 
     @property
+    def accumulating(self) -> bool:
+        """Whether a step has micro-batches and was not closed."""
+        return self._step_open
+
+    @property
     def module(self) -> nn.Module:
         """The network."""
         return self._module

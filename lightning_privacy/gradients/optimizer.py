@@ -220,9 +220,12 @@ class DPOptimizer(Optimizer):
 
     @override
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients; a released one that no step used was charged all the same."""
+        """Drop the gradients, and what :meth:`accumulate` collected; what was released stays charged."""
         self._optimizer.zero_grad(set_to_none)
-        if not self._engine.pending:
+        if self._engine.accumulating:
+            self._engine.discard()
+            self._arm()
+        elif not self._engine.pending:
             self._next()
 
     @override
