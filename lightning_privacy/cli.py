@@ -63,6 +63,7 @@ _NOISE = (
     r".*does not have many workers.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*Experiment logs directory .* exists and is not empty.*",
+    r".*The dirpath has changed from.*",
 )
 
 
@@ -125,7 +126,11 @@ def _train(config: DictConfig, trainer: Trainer, datamodule: LightningDataModule
         trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
     except RuntimeError as error:
         if ckpt_path is not None and "loading state_dict" in str(error):
-            raise CheckpointError(f"the checkpoint {ckpt_path} is of another model than model={error}") from error
+            mismatch = " ".join(str(error).split()).split(". ")[0]
+            raise CheckpointError(
+                f"the checkpoint {ckpt_path} is of another model ({mismatch}): choose its model with model=..., "
+                "or start anew without ckpt_path"
+            ) from error
         raise
     seconds = time.perf_counter() - start
     test = trainer.test(model, datamodule=datamodule, verbose=False)
@@ -171,9 +176,11 @@ def _explain(error: BaseException, folder: Path | None = None) -> str:
     if isinstance(error, HydraException):
         # Of several lines, of which the last say where Hydra looked; the cause's first line names the key.
         lines = [line.strip() for line in text.split("Config search path")[0].splitlines() if line.strip()]
+        lines = [line for line in lines if not line.startswith("To append to your config")]
         if error.__cause__ is not None:
             lines.append(str(error.__cause__).split("\n")[0])
-        text = "; ".join(line.rstrip(".") for line in lines) + ". All keys: lightning-privacy --cfg job"
+        text = "; ".join(line.rstrip(".") for line in lines).replace(":;", ":")
+        text += ". All keys: lightning-privacy --cfg job"
     if isinstance(error, OSError) and error.errno is not None and error.filename is None and folder is not None:
         # A full disk is noticed on writing, and the error then does not say to which file.
         text += f" while the run folder {folder} was written"

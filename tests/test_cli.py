@@ -180,6 +180,7 @@ def test_a_resumed_run_counts_the_steps_before_it(calls):
     assert _rows(resumed)["steps"] == ["6"]
     epsilons = [float(_rows(call)["epsilon"][0]) for call in (started, resumed)]
     assert epsilons[0] < epsilons[1]
+    assert resumed.err == ""
     summary = json.loads((resumed.folder / "run" / "summary.json").read_text())
     assert summary["guarantee"]["steps"] == 6
 
@@ -203,7 +204,7 @@ def test_a_sweep_has_a_folder_for_each_run(calls):
         ("cut", ["cut.ckpt can't be read", "resume from another one"]),
         ("foreign", ["foreign.ckpt was not written by a Lightning trainer"]),
         ("absent", ["absent.ckpt"]),
-        ("other model", ["last.ckpt"]),
+        ("other model", ["last.ckpt is of another model", "size mismatch for backbone", "choose its model"]),
         ("full disk", ["full_disk/run/checkpoints/", "could not be written (File too large)"]),
         ("no folder", ["file/run"]),
     ],
