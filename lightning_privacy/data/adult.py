@@ -99,6 +99,4 @@ def _read(path: Path) -> InMemoryDataset:
         labels.append(label)
     if not labels:
         raise ConfigurationError(f"{path} has no rows: fetch it again")
-    return InMemoryDataset(
-        torch.tensor(features, dtype=torch.float32), torch.tensor(labels, dtype=torch.int64)
-    )
+    return InMemoryDataset(torch.tensor(features, dtype=torch.float32), torch.tensor(labels, dtype=torch.int64))

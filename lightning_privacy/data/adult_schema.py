@@ -47,9 +47,7 @@ class Number:
         """The scaled number."""
         value = min(max(float(text), self.low), self.high)
         if self.logarithmic:
-            return [
-                (math.log1p(value) - math.log1p(self.low)) / (math.log1p(self.high) - math.log1p(self.low))
-            ]
+            return [(math.log1p(value) - math.log1p(self.low)) / (math.log1p(self.high) - math.log1p(self.low))]
         return [(value - self.low) / (self.high - self.low)]
 
 

@@ -72,6 +72,4 @@ class DigitsDataModule(InMemoryDataModule):
         def part(positions: np.ndarray) -> InMemoryDataset:
             return InMemoryDataset(images[positions], torch.from_numpy(labels[positions]))
 
-        return Splits(
-            train=part(train), val=part(held_out[val]) if self.val_size else None, test=part(held_out[test])
-        )
+        return Splits(train=part(train), val=part(held_out[val]) if self.val_size else None, test=part(held_out[test]))

@@ -49,9 +49,7 @@ def read_idx(path: Path) -> torch.Tensor:
         try:
             content = gzip.decompress(content)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ConfigurationError(
-                f"{path} is not a complete gzip file ({error}): fetch it again"
-            ) from error
+            raise ConfigurationError(f"{path} is not a complete gzip file ({error}): fetch it again") from error
     if len(content) < _HEADER or content[:3] != bytes([0, 0, _UNSIGNED_BYTE]):
         raise ConfigurationError(f"{path} is not an idx file of unsigned bytes: check data.root")
     dimensions = content[3]
@@ -59,8 +57,7 @@ def read_idx(path: Path) -> torch.Tensor:
     shape = struct.unpack(f">{dimensions}I", content[_HEADER:start]) if len(content) >= start else (0,)
     if len(content) != start + math.prod(shape):
         raise ConfigurationError(
-            f"{path} has {len(content)} bytes where its header announces {start + math.prod(shape)}: "
-            "fetch it again"
+            f"{path} has {len(content)} bytes where its header announces {start + math.prod(shape)}: fetch it again"
         )
     # A bytearray, since torch warns about tensors over memory it must not write to.
     return torch.frombuffer(bytearray(content[start:]), dtype=torch.uint8).reshape(shape)

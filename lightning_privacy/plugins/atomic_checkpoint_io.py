@@ -55,9 +55,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     @override
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write the checkpoint, or leave what is there as it is.
 
         Args:
@@ -70,9 +68,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ConfigurationError: ``storage_options`` was given.
         """
         if storage_options is not None:
-            raise ConfigurationError(
-                f"storage_options must be None, got {storage_options!r}: set up the path instead"
-            )
+            raise ConfigurationError(f"storage_options must be None, got {storage_options!r}: set up the path instead")
         if _is_remote(path):
             super().save_checkpoint(checkpoint, path)
             return
@@ -114,9 +110,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             FileNotFoundError: There is no such file.
         """
         try:
-            checkpoint: Any = super().load_checkpoint(
-                path, map_location=map_location, weights_only=weights_only
-            )
+            checkpoint: Any = super().load_checkpoint(path, map_location=map_location, weights_only=weights_only)
         except OSError:
             raise  # absent, or not readable by this user: the error names the path already
         except Exception as error:

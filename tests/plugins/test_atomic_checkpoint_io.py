@@ -96,9 +96,7 @@ for attempt in range(12):
 
 def test_a_kill_in_the_middle_leaves_a_complete_checkpoint(path):
     """Killed at twelve moments, some of them inside a save: the file is complete after each."""
-    run = subprocess.run(
-        [sys.executable, "-c", _KILLED_WHILE_SAVING, path], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", _KILLED_WHILE_SAVING, path], capture_output=True, text=True, check=True)
     outcomes = [line.split() for line in run.stdout.splitlines()]
     assert [(numel, distinct) for numel, distinct, _ in outcomes] == [("500000", "1")] * 12
 
