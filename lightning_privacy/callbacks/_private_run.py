@@ -7,6 +7,7 @@ anybody sees it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 from torch.optim import Optimizer
@@ -16,6 +17,7 @@ from lightning_privacy._lightning import LightningModule, Trainer, rank_zero_inf
 from lightning_privacy.accounting import PrivacyLedger, Release, SampledGaussian
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._budget_horizon import BudgetHorizon
+from lightning_privacy.callbacks._buffer_watch import BufferWatch
 from lightning_privacy.callbacks._epoch_batches import EpochBatches
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings
 from lightning_privacy.callbacks._schedule import StepSchedule, accumulation_value
@@ -101,6 +103,7 @@ class PrivateRun:
         self._loader = loader
         self._batches = EpochBatches(sampler, microbatch_size=loader.batch_size or 1)
         self._guard = StepGuard(self._engine)
+        self._buffers = BufferWatch(module)
         self._installed: internals.InstalledLoader | None = None
 
     def attach(self) -> None:
@@ -234,12 +237,22 @@ class PrivateRun:
                 f"{'ends' if entry.closes_step else 'does not end'} a step: a hook or an override of "
                 "optimizer_step called the closure several times or not at all"
             )
+        self._tell_changed_buffers()
         self._progress.at_step_boundary = entry.closes_step
         if entry.closes_step:
             self._affordable -= 1
             if self._affordable <= 0 and not self._ends_here():
                 self._stop(f"after step {self._trainer.global_step}")
         return entry.closes_step
+
+    def _tell_changed_buffers(self) -> None:
+        for name in self._buffers.changed():
+            caveat = (
+                f"The buffer '{name}' changed during training. What it takes from the examples is neither bounded nor "
+                "noised, so the guarantee does not cover it."
+            )
+            self._ledger.add_caveat(caveat)
+            warnings.warn(f"{caveat} Keep data out of it, or compute it from public data.", UserWarning, stacklevel=2)
 
     def _ends_here(self) -> bool:
         """Whether the trainer's own limits end training with this step."""

@@ -1,0 +1,49 @@
+"""Notices buffers that training changes: nothing bounds what they take from an example.
+
+Weights learn through clipped, noisy gradients. A buffer that a layer writes to in its forward (a running mean, a
+codebook, a memory bank) does not, and a checkpoint contains it all the same.
+
+Example:
+    >>> import torch
+    >>> module = torch.nn.Module()
+    >>> module.register_buffer("mean", torch.zeros(2))
+    >>> watch = BufferWatch(module)
+    >>> _ = module.mean.add_(1)
+    >>> watch.changed(), watch.changed()
+    (['mean'], [])
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+__all__ = ["BufferWatch"]
+
+
+class BufferWatch:
+    """Compares floating-point buffers with what they were; integer ones count steps and the like.
+
+    Args:
+        module: The module whose persistent buffers are watched.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._known: set[str] = set()
+        self._before = self._state()
+
+    def changed(self) -> list[str]:
+        """Return the buffers that were written to or replaced since the last call, each at most once."""
+        now = self._state()
+        names = [name for name, state in now.items() if self._before.get(name) != state and name not in self._known]
+        self._before = now
+        self._known.update(names)
+        return names
+
+    def _state(self) -> dict[str, tuple[int, int]]:
+        # The version counts in-place changes; the identity tells a new tensor from the old one.
+        return {
+            name: (id(buffer), buffer._version)
+            for name, buffer in self._module.named_buffers()
+            if buffer.is_floating_point()
+        }
