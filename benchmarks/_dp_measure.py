@@ -20,6 +20,7 @@ __all__ = ["MEMORY_METHOD", "TIME_METHOD", "format_row", "measure", "quiet", "st
 
 _SEED = 20260701
 _MEMORY_STEPS = 2
+_TURN_SECONDS = 0.5
 MEMORY_METHOD = {
     "cpu": (
         "each contender in a process of its own, forked from a server that has imported everything and started no "
@@ -147,7 +148,12 @@ def measure(network: str, names: list[str], arguments: argparse.Namespace) -> di
         else:
             memory[name] = _memory_cpu(name, network, arguments.quick, arguments.threads)
     synchronize = torch.cuda.synchronize if arguments.device == "cuda" else lambda: None
-    timings = interleave({n: c.step for n, c in ready.items()}, rounds=arguments.rounds, synchronize=synchronize)
+    timings = interleave(
+        {name: contender.step for name, contender in ready.items()},
+        rounds=arguments.rounds,
+        turn_seconds=0.0 if arguments.quick else _TURN_SECONDS,
+        synchronize=synchronize,
+    )
     row: dict[str, Any] = {}
     plain_memory = memory.get("plain")
     for name in names:

@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from lightning_privacy.models import PapernotCNN
-
 __all__ = ["NETWORKS", "Network", "Sizes"]
 
 
@@ -66,7 +64,12 @@ def _mlp(sizes: Sizes) -> nn.Module:
 
 
 def _mnist_cnn(_: Sizes) -> nn.Module:
-    return PapernotCNN(activation="tanh")
+    # As in lightning_privacy.models, which needs Lightning; this benchmark doesn't.
+    return nn.Sequential(
+        *(nn.Conv2d(1, 16, 8, stride=2, padding=3), nn.Tanh(), nn.MaxPool2d(2, stride=1)),
+        *(nn.Conv2d(16, 32, 4, stride=2), nn.Tanh(), nn.MaxPool2d(2, stride=1)),
+        *(nn.Flatten(), nn.Linear(512, 32), nn.Tanh(), nn.Linear(32, 10)),
+    )
 
 
 def _cifar_cnn(sizes: Sizes) -> nn.Module:

@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_TURN_SECONDS = 0.5
 _MAX_STEPS = 20
 _SETTLE_BELOW_SECONDS = 1.0
 _SELF = Path("/proc/self")
@@ -85,16 +84,21 @@ def _multiple(these: list[list[float]], those: list[list[float]]) -> float:
 
 
 def interleave(
-    steps: Mapping[str, Callable[[], object]], *, rounds: int, synchronize: Callable[[], None] = lambda: None
+    steps: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    turn_seconds: float = 0.5,
+    synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, Timing]:
     """Time several callables in turn, round by round.
 
-    A turn takes about half a second, and one step at least. Its first step is not counted where a step is short:
+    A turn has one step at least. Its first step is not counted where a step is short:
     it pays for what the contender before left in the caches. Whoever starts changes from round to round.
 
     Args:
         steps: name to step.
         rounds: how often each one has its turn.
+        turn_seconds: about how long a turn takes.
         synchronize: waits until the device is done; called before each look at the clock.
     """
 
@@ -116,7 +120,7 @@ def interleave(
             gc.collect()
             if length[name] < _SETTLE_BELOW_SECONDS:
                 steps[name]()
-            count = max(1, min(_MAX_STEPS, round(_TURN_SECONDS / length[name])))
+            count = max(1, min(_MAX_STEPS, round(turn_seconds / length[name])))
             clock, processor = zip(*(timed(steps[name]) for _ in range(count)), strict=True)
             timings[name].rounds.append(list(clock))
             timings[name].processor_rounds.append(list(processor))

@@ -16,15 +16,15 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "passive"}
 
 
-def load_harness() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_harness", BENCHMARKS / "_harness.py")
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
-harness = load_harness()
+harness = load("_harness")
 
 
 def run_benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -59,12 +59,20 @@ def test_quick_run_covers_the_contenders_and_agrees_with_opacus(tmp_path):
     assert str(output) in run.stdout
 
 
-def test_partial_run_leaves_the_committed_result_alone():
-    committed = BENCHMARKS / "results" / "dp_step.json"
-    before = committed.read_bytes() if committed.exists() else None
-    run = run_benchmark(*("--quick", "--rounds", "1", "--threads", "1", "--networks", "mlp", "--contenders", "plain"))
-    assert run.returncode == 0, run.stderr
-    assert (committed.read_bytes() if committed.exists() else None) == before
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], "dp_step.json"),
+        (["--device", "cuda"], "dp_step_cuda.json"),
+        (["--quick"], None),
+        (["--networks", "mlp"], None),
+        (["--contenders", "ours"], None),
+    ],
+)
+def test_only_a_complete_run_replaces_the_committed_result(arguments, name, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    output = load("dp_step")._parse(arguments).output
+    assert output == (None if name is None else BENCHMARKS / "results" / name)
 
 
 @pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--threads", "0"], ["--networks", "vgg"]])
