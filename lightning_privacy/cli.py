@@ -64,6 +64,7 @@ _NOISE = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*Experiment logs directory .* exists and is not empty.*",
     r".*The dirpath has changed from.*",
+    r".*Total length of `list` across ranks is zero.*",
 )
 
 
