@@ -20,6 +20,7 @@ __all__ = ["MEMORY_METHOD", "TIME_METHOD", "format_row", "measure", "quiet", "st
 
 _SEED = 20260701
 _MEMORY_STEPS = 2
+_PRELOADED = ("opacus", "torchvision.models.resnet", "lightning_privacy.gradients.engine")
 _TURN_SECONDS = 0.5
 MEMORY_METHOD = {
     "cpu": (
@@ -104,7 +105,8 @@ def _memory_cuda(name: str, setting: tuple[nn.Module, Tensor, Tensor]) -> int:
 
 def start_fork_server() -> None:
     """Start the process that the memory measurements are forked from, before this one has threads."""
-    multiprocessing.set_forkserver_preload(["_dp_measure"])
+    # Installed packages only: the server doesn't look for modules beside the script (and says nothing).
+    multiprocessing.set_forkserver_preload(list(_PRELOADED))
     with mapped_allocations():
         multiprocessing.forkserver.ensure_running()
 
