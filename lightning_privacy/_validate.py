@@ -19,7 +19,7 @@ from numbers import Integral, Real
 
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["non_negative", "one_of", "positive", "positive_int", "probability", "within_open_unit"]
+__all__ = ["non_negative", "non_negative_int", "one_of", "positive", "positive_int", "probability", "within_open_unit"]
 
 
 def _single(arguments: dict[str, object]) -> tuple[str, object]:
@@ -69,12 +69,25 @@ def within_open_unit(**argument: object) -> float:
     return number
 
 
+def _whole(name: str, value: object, least: int, bits: int | None = None) -> int:
+    # Whole numbers of NumPy will do; a bool is never meant.
+    number = -1 if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+    if number < least or (bits is not None and number >> bits):
+        limit = "" if bits is None else f" and < 2**{bits}"
+        raise ConfigurationError(f"{name} must be a whole number >= {least}{limit}, got {value!r}")
+    return number
+
+
 def positive_int(**argument: object) -> int:
     """Return the one keyword argument as an int of at least 1."""
     name, value = _single(argument)
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ConfigurationError(f"{name} must be a whole number >= 1, got {value!r}")
-    return int(value)
+    return _whole(name, value, 1)
+
+
+def non_negative_int(*, bits: int | None = None, **argument: object) -> int:
+    """Return the one keyword argument as an int of at least 0, and below ``2**bits`` where that is given."""
+    name, value = _single(argument)
+    return _whole(name, value, 0, bits)
 
 
 def one_of(choices: Collection[object], **argument: object) -> object:

@@ -36,10 +36,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from torch import Tensor
 
-from lightning_privacy._validate import non_negative
+from lightning_privacy._validate import non_negative, non_negative_int
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.mechanisms._normals import fill_normals
-from lightning_privacy.mechanisms._whole import whole_number
 
 __all__ = ["NoiseSource", "SeededNoiseWarning"]
 
@@ -104,7 +103,7 @@ class NoiseSource:
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        self._seed = None if seed is None else whole_number(seed, "seed")
+        self._seed = None if seed is None else non_negative_int(seed=seed)
         if self._seed is not None:
             warnings.warn(
                 "NoiseSource was given a seed: the run is reproducible and therefore NOT PRIVATE, whatever "
@@ -160,8 +159,8 @@ class NoiseSource:
             ConfigurationError: an argument is out of range, or ``tensor`` is not floating point.
         """
         std = non_negative(std=std)
-        nonce = whole_number(step, "step", _STEP_BITS) << _STREAM_BITS
-        nonce |= whole_number(stream, "stream", _STREAM_BITS)
+        nonce = non_negative_int(step=step, bits=_STEP_BITS) << _STREAM_BITS
+        nonce |= non_negative_int(stream=stream, bits=_STREAM_BITS)
         if tensor.dtype not in _DTYPES:
             raise ConfigurationError(f"tensor must be a floating-point tensor, got dtype {tensor.dtype}")
         with torch.no_grad():

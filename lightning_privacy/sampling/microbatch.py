@@ -24,9 +24,8 @@ from typing import Any
 
 from torch.utils.data import Sampler
 
-from lightning_privacy._validate import positive_int
+from lightning_privacy._validate import non_negative_int, positive_int
 from lightning_privacy.errors import ConfigurationError
-from lightning_privacy.mechanisms._whole import whole_number
 from lightning_privacy.sampling.poisson import PoissonSampler
 
 __all__ = ["Microbatch", "MicrobatchSampler"]
@@ -111,9 +110,9 @@ class MicrobatchSampler(Sampler[list[int]]):
         Raises:
             ConfigurationError: an argument is not a whole number >= 0.
         """
-        first = whole_number(first_step, "first_step")
-        steps = range(first, first + whole_number(num_steps, "num_steps"))
-        done = whole_number(offset, "offset")
+        first = non_negative_int(first_step=first_step)
+        steps = range(first, first + non_negative_int(num_steps=num_steps))
+        done = non_negative_int(offset=offset)
         plan = [entry for step in steps for entry in self._cut(step)]
         self._plan, self._offset = tuple(plan), done
         return plan
@@ -125,7 +124,7 @@ class MicrobatchSampler(Sampler[list[int]]):
             ConfigurationError: there is no plan, or it has no such entry.
         """
         plan = self._current()
-        index = whole_number(batch_idx, "batch_idx") - self._offset
+        index = non_negative_int(batch_idx=batch_idx) - self._offset
         if not 0 <= index < len(plan):
             raise ConfigurationError(
                 f"batch_idx must be in [{self._offset}, {self._offset + len(plan)}), the batches this epoch "

@@ -32,10 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from lightning_privacy._validate import positive_int, probability
+from lightning_privacy._validate import non_negative_int, positive_int, probability
 from lightning_privacy.accounting.releases import SampledGaussian, TruncatedSampledGaussian
 from lightning_privacy.errors import CheckpointError, ConfigurationError
-from lightning_privacy.mechanisms._whole import whole_number
 
 __all__ = ["PoissonSampler"]
 
@@ -98,7 +97,7 @@ class PoissonSampler(Sampler[list[int]]):
         self._sample_rate = probability(sample_rate=sample_rate)
         self._steps = positive_int(steps=steps)
         self._max_batch_size = None if max_batch_size is None else positive_int(max_batch_size=max_batch_size)
-        self._seed = None if seed is None else whole_number(seed, "seed")
+        self._seed = None if seed is None else non_negative_int(seed=seed)
         self._num_replicas, self._rank = _replica(num_replicas, rank)
         if self._num_replicas > 1 and seed is None:
             raise ConfigurationError(
@@ -154,7 +153,7 @@ class PoissonSampler(Sampler[list[int]]):
 
     @position.setter
     def position(self, value: int) -> None:
-        position = whole_number(value, "position")
+        position = non_negative_int(position=value)
         if position > self._steps:
             raise ConfigurationError(f"position must be at most steps={self._steps}, got {value!r}")
         self._position = position
@@ -250,7 +249,7 @@ class PoissonSampler(Sampler[list[int]]):
     def _generator(self, step: int, use: int) -> np.random.Generator:
         # Philox is a function of key and counter (Salmon et al., 2011): step and use go into the two
         # high words of the counter, which leaves 2**128 values to each.
-        counter = whole_number(step, "step", _STEP_BITS) << 192 | use << 128
+        counter = non_negative_int(step=step, bits=_STEP_BITS) << 192 | use << 128
         return np.random.Generator(np.random.Philox(key=self._key, counter=counter))
 
     def __repr__(self) -> str:
@@ -267,7 +266,7 @@ def _replica(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
         raise ConfigurationError(
             f"num_replicas and rank must be given together, got num_replicas={num_replicas!r}, rank={rank!r}"
         )
-    replicas, index = positive_int(num_replicas=num_replicas), whole_number(rank, "rank")
+    replicas, index = positive_int(num_replicas=num_replicas), non_negative_int(rank=rank)
     if index >= replicas:
         raise ConfigurationError(f"rank must be below num_replicas={replicas}, got {rank!r}")
     return replicas, index
