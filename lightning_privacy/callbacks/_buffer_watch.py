@@ -15,7 +15,7 @@ Example:
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["BufferWatch"]
 
@@ -24,7 +24,7 @@ class BufferWatch:
     """Compares floating-point buffers with what they were; integer ones count steps and the like.
 
     Args:
-        module: The module whose persistent buffers are watched.
+        module: The module whose buffers are watched, those a checkpoint leaves out too.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -34,16 +34,21 @@ class BufferWatch:
 
     def changed(self) -> list[str]:
         """Return the buffers that were written to or replaced since the last call, each at most once."""
-        now = self._state()
-        names = [name for name, state in now.items() if self._before.get(name) != state and name not in self._known]
-        self._before = now
+        before, self._before = self._before, self._state()
+        names = [
+            name
+            for name, (buffer, version) in self._before.items()
+            if name not in self._known
+            and (name not in before or buffer is not before[name][0] or version != before[name][1])
+        ]
         self._known.update(names)
         return names
 
-    def _state(self) -> dict[str, tuple[int, int]]:
-        # The version counts in-place changes; the identity tells a new tensor from the old one.
+    def _state(self) -> dict[str, tuple[Tensor, int]]:
+        # The version counts in-place changes; a tensor in place of another is told by identity, for which the old
+        # one is kept: the id of one that is gone may come again.
         return {
-            name: (id(buffer), buffer._version)
+            name: (buffer, buffer._version)
             for name, buffer in self._module.named_buffers()
             if buffer.is_floating_point()
         }

@@ -26,6 +26,15 @@ def test_in_place_changes_and_replacements_are_told_once() -> None:
     assert watch.changed() == []
 
 
+def test_a_buffer_replaced_twice_between_questions_is_told() -> None:
+    module = torch.nn.Module()
+    module.register_buffer("mean", torch.zeros(1000))
+    watch = BufferWatch(module)
+    module.mean = module.mean + 1
+    module.mean = module.mean + 1  # where the first one was in memory, were it not kept
+    assert watch.changed() == ["mean"]
+
+
 def test_p33_a_statistic_kept_in_a_buffer_is_a_caveat(tiny: Any) -> None:
     class Running(tiny.Module):
         def __init__(self) -> None:
