@@ -6,24 +6,25 @@ meet the causes: how the trainer runs, how it optimises, how it feeds data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
 from lightning_privacy._lightning import (
     GradientAccumulationScheduler,
     LightningModule,
     SingleDeviceStrategy,
+    pl,
 )
 from lightning_privacy.callbacks._trainer import is_compiled, uses_dataloader_iter
-from lightning_privacy.errors import ConfigurationError, UnsupportedError
+from lightning_privacy.errors import UnsupportedError
+from lightning_privacy.gradients.inspection import refuse_optimizer
 
 __all__ = ["check_batches_are_given", "check_callbacks", "check_optimizers", "check_trainer_settings"]
 
 _PRECISIONS = ("32-true", "64-true")
-_SEARCHES = ("LearningRateFinder", "BatchSizeFinder")
+_SEARCHES = (pl.callbacks.LearningRateFinder, pl.callbacks.BatchSizeFinder)
 
 
 def check_callbacks(trainer: Any) -> None:
@@ -34,7 +35,7 @@ def check_callbacks(trainer: Any) -> None:
     """
     for callback in trainer.callbacks:
         name = type(callback).__name__
-        if name in _SEARCHES:
+        if isinstance(callback, _SEARCHES):
             raise UnsupportedError(
                 f"{name} trains on the private data to choose a setting, and nobody accounts for it: search "
                 "on public data, or compare private runs and count the epsilon of each"
@@ -50,7 +51,7 @@ def check_trainer_settings(trainer: Any, module: LightningModule) -> None:
     """Refuse a trainer or module whose training loop can't be made private.
 
     Args:
-        trainer: The trainer, in ``on_fit_start``.
+        trainer: The trainer, in ``setup``.
         module: Its module.
 
     Raises:
@@ -111,7 +112,7 @@ def check_batches_are_given(trainer: Any) -> None:
         )
 
 
-def check_optimizers(optimizers: Iterable[Optimizer], module: LightningModule) -> None:
+def check_optimizers(optimizers: Sequence[Optimizer], module: LightningModule) -> None:
     """Refuse optimizers that would step on something else than the module's private gradient.
 
     Args:
@@ -120,32 +121,13 @@ def check_optimizers(optimizers: Iterable[Optimizer], module: LightningModule) -
 
     Raises:
         UnsupportedError: Several optimizers, or one that evaluates its closure more than once.
-        ConfigurationError: No optimizer, or one that holds a tensor that is no parameter of the module.
+        ConfigurationError: One that holds a tensor that is no parameter of the module.
     """
-    given = list(optimizers)
-    if len(given) > 1:
+    if len(optimizers) > 1:
         raise UnsupportedError(
-            f"configure_optimizers gave {len(given)} optimizers: with several, one batch would be released "
+            f"configure_optimizers gave {len(optimizers)} optimizers: with several, one batch would be released "
             "several times and accounted for once. Use one optimizer, with parameter groups where parts "
             "need other settings."
         )
-    known = {id(parameter): name for name, parameter in module.named_parameters()}
-    for optimizer in given:
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise UnsupportedError(
-                "the optimizer LBFGS evaluates its closure several times in one step, and each evaluation "
-                "would be a release of its own. Use a first-order optimizer such as SGD or Adam."
-            )
-        foreign = [
-            f"{tuple(parameter.shape)} in group {number}"
-            for number, group in enumerate(optimizer.param_groups)
-            for parameter in group["params"]
-            if id(parameter) not in known
-        ]
-        if foreign:
-            raise ConfigurationError(
-                f"the optimizer {type(optimizer).__name__} holds tensors that are no parameters of "
-                f"{type(module).__name__} (shape {', '.join(foreign)}), so their gradients would not be "
-                "private. Return an optimizer over self.parameters() from configure_optimizers, and "
-                "register every part as a submodule."
-            )
+    for optimizer in optimizers:
+        refuse_optimizer(optimizer, module)

@@ -1,4 +1,4 @@
-"""What makes a module unfit for per-example gradients, found before the first step.
+"""What makes a module or an optimizer unfit for private gradients, found before the first step.
 
 Example:
     >>> from torch import nn
@@ -10,12 +10,14 @@ Example:
 
 from __future__ import annotations
 
+import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients.rules import RULES, rule_for
 
-__all__ = ["refuse_coupling_layers", "refuse_unfit"]
+__all__ = ["refuse_coupling_layers", "refuse_optimizer", "refuse_unfit"]
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -102,3 +104,35 @@ def refuse_unfit(module: nn.Module) -> None:
         problem = problem or _layout_problem(layer) or _reparametrization_problem(layer)
         if problem is not None:
             raise UnsupportedError(f"layer '{name}' ({kind}): {problem}")
+
+
+def refuse_optimizer(optimizer: Optimizer, module: nn.Module) -> None:
+    """Refuse an optimizer that would step on something else than the private gradient of ``module``.
+
+    Args:
+        optimizer: the optimizer about to step.
+        module: the network whose gradients are private.
+
+    Raises:
+        UnsupportedError: it evaluates its closure more than once per step.
+        ConfigurationError: it holds a tensor that is no parameter of the module.
+    """
+    kind = type(optimizer).__name__
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise UnsupportedError(
+            f"the optimizer {kind} evaluates its closure several times in one step, and each evaluation would release "
+            "another gradient of the same batch; use SGD, Adam or any other that needs one gradient per step"
+        )
+    known = {id(parameter) for parameter in module.parameters()}
+    foreign = [
+        f"{tuple(parameter.shape)} in group {number}"
+        for number, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+        if id(parameter) not in known
+    ]
+    if foreign:
+        raise ConfigurationError(
+            f"the optimizer {kind} holds tensors that are no parameters of {type(module).__name__} (shape "
+            f"{', '.join(foreign)}), so their gradients would not be private; register every part as a submodule, and "
+            "build the optimizer over the module's parameters() after replacing layers"
+        )

@@ -40,38 +40,12 @@ from typing_extensions import override
 
 from lightning_privacy._validate import probability
 from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
-from lightning_privacy.errors import ConfigurationError, PrivacyViolation, UnsupportedError
+from lightning_privacy.errors import ConfigurationError, PrivacyViolation
 from lightning_privacy.gradients.engine import PrivateGradients
+from lightning_privacy.gradients.inspection import refuse_optimizer
 from lightning_privacy.mechanisms.noise import NoiseSource
 
-__all__ = ["DPOptimizer", "refuse_optimizer"]
-
-
-def refuse_optimizer(optimizer: Optimizer, module: nn.Module) -> None:
-    """Refuse optimizers that private gradients can't serve.
-
-    Args:
-        optimizer: the optimizer about to step.
-        module: the network whose gradients are private.
-
-    Raises:
-        UnsupportedError: it evaluates its closure more than once per step.
-        ConfigurationError: it holds parameters that are not the module's.
-    """
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise UnsupportedError(
-            "LBFGS evaluates its closure several times per step, and each evaluation would release another gradient "
-            "of the same batch; use SGD, Adam or any other optimizer that needs one gradient per step"
-        )
-    known = {id(parameter) for parameter in module.parameters()}
-    for number, group in enumerate(optimizer.param_groups):
-        for parameter in group["params"]:
-            if id(parameter) not in known:
-                raise ConfigurationError(
-                    f"param_groups[{number}] of the optimizer holds a parameter of shape {tuple(parameter.shape)} that "
-                    f"is not part of {type(module).__name__}; its gradient would not be private. Give the module that "
-                    "owns all of them, and build the optimizer after replacing layers."
-                )
+__all__ = ["DPOptimizer"]
 
 
 class DPOptimizer(Optimizer):
@@ -251,6 +225,13 @@ class DPOptimizer(Optimizer):
     def detach(self) -> None:
         """Leave the module as it was; the optimizer can't step after that."""
         self._engine.detach()
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            "a DPOptimizer can't be copied or pickled, as two would share the gradients of one module; save its "
+            "state_dict() and load it into one made for the copied module"
+        )
 
     def __repr__(self) -> str:
         engine = self._engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -208,7 +209,9 @@ def test_what_cannot_be_private_is_refused():
     with pytest.raises(UnsupportedError, match="LBFGS"):
         _wrap(model, torch.optim.LBFGS(model.parameters()))
     foreign = nn.Linear(2, 2)
-    with pytest.raises(ConfigurationError, match="not part of Sequential"):
+    with pytest.raises(
+        ConfigurationError, match=r"no parameters of Sequential \(shape \(2, 2\) in group 0, \(2,\) in group 0\)"
+    ):
         _wrap(model, torch.optim.SGD([*model.parameters(), *foreign.parameters()], lr=0.1))
     with pytest.raises(ConfigurationError, match="sample_rate"):
         _wrap(model, ledger=PrivacyLedger(delta=1e-5))
@@ -224,6 +227,12 @@ def test_the_network_must_be_called_as_a_whole():
     x, _ = _data()
     with pytest.raises(ConfigurationError, match="call the module"):
         model[0](x)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_second_optimizer_on_the_same_gradients_is_refused(duplicate):
+    with pytest.raises(TypeError, match="state_dict"):
+        duplicate(_wrap(_model()))
 
 
 def test_detach_gives_the_module_back():
