@@ -29,7 +29,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +41,9 @@ from lightning_privacy.gradients.clipping import flat_clip_factors
 from lightning_privacy.gradients.contributions import Contribution, merge
 from lightning_privacy.gradients.inspection import refuse_coupling_layers, refuse_unfit
 from lightning_privacy.gradients.interception import is_intercepted, release
-from lightning_privacy.gradients.sites import Recorder, install
+from lightning_privacy.gradients.raw_gradients import refuse_raw_gradient
+from lightning_privacy.gradients.recorder import Recorder
+from lightning_privacy.gradients.sites import install
 from lightning_privacy.mechanisms.noise import NoiseSource
 
 __all__ = ["PrivateGradients"]
@@ -153,11 +154,9 @@ class PrivateGradients:
         self._buffers = GradientBuffers(self._parameters)
         self._buffers.withdraw()
         install(self._module, self._recorder)
-        reference = weakref.ref(self)
+        discard = weakref.WeakMethod(self.discard)
         for parameter in self._parameters:
-            name = self._names[id(parameter)]
-            hook = partial(_refuse_raw, reference, name)
-            self._handles.append(parameter.register_hook(hook))  # type: ignore[no-untyped-call]
+            self._handles.append(refuse_raw_gradient(parameter, self._names[id(parameter)], discard))
         self._attached = True
 
     def detach(self) -> None:
@@ -353,16 +352,3 @@ class PrivateGradients:
         self._contributions = {}
         self._deferred = {}
         self._recorder.stop()
-
-
-def _refuse_raw(reference: weakref.ref[PrivateGradients], name: str, _gradient: Tensor) -> None:
-    engine = reference()
-    if engine is None:
-        return
-    engine.discard()
-    raise PrivacyViolation(
-        f"parameter '{name}' received a gradient that no layer explains: it is used outside its own module's forward "
-        "(for example F.linear(x, layer.weight), a parameter used directly in training_step, or a penalty on the "
-        "weights in the loss). Call the layer itself, move the parameter into a module with a forward, and use the "
-        "optimizer's weight_decay instead of a penalty."
-    )
