@@ -14,7 +14,7 @@ from lightning_privacy.callbacks._schedule import StepSchedule
 from lightning_privacy.callbacks._train_loader import LoaderFacts
 from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
 
-__all__ = ["Target", "plan_settings"]
+__all__ = ["Target", "plan_settings", "steps_to_limits"]
 
 # With less of epsilon left than this share, the noise would drown whatever is learned.
 _LEAST_SHARE = 0.01
@@ -136,17 +136,22 @@ def plan_settings(
     return settings
 
 
-def _calibrated(
-    target: Target, facts: LoaderFacts, trainer: Trainer, schedule: StepSchedule, ledger: PrivacyLedger
-) -> float:
-    """The least noise with which the steps that are left cost what is left of epsilon."""
-    epsilon = positive(epsilon=target.epsilon)
-    steps = schedule.steps_left(
+def steps_to_limits(trainer: Trainer, schedule: StepSchedule) -> int | None:
+    """Steps until the trainer's ``max_epochs`` or ``max_steps`` ends training; None where it has neither."""
+    return schedule.steps_left(
         max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
         max_steps=trainer.max_steps,
         epochs_done=trainer.current_epoch,
         steps_done=trainer.global_step,
     )
+
+
+def _calibrated(
+    target: Target, facts: LoaderFacts, trainer: Trainer, schedule: StepSchedule, ledger: PrivacyLedger
+) -> float:
+    """The least noise with which the steps that are left cost what is left of epsilon."""
+    epsilon = positive(epsilon=target.epsilon)
+    steps = steps_to_limits(trainer, schedule)
     if steps is None:
         raise ConfigurationError(
             f"epsilon={epsilon:g} alone can't set the noise for a trainer without an end (max_epochs=-1, "

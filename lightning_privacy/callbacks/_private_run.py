@@ -19,6 +19,7 @@ from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._budget_horizon import BudgetHorizon
 from lightning_privacy.callbacks._buffer_watch import BufferWatch
 from lightning_privacy.callbacks._epoch_batches import EpochBatches
+from lightning_privacy.callbacks._planning import steps_to_limits
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings
 from lightning_privacy.callbacks._schedule import StepSchedule, accumulation_value
 from lightning_privacy.callbacks._step_guard import StepGuard
@@ -157,13 +158,7 @@ class PrivateRun:
 
     def _steps_ahead(self) -> int:
         """Steps until the trainer's own limits, or many where it has none."""
-        trainer = self._trainer
-        left = self._schedule.steps_left(
-            max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
-            max_steps=trainer.max_steps,
-            epochs_done=trainer.current_epoch,
-            steps_done=trainer.global_step,
-        )
+        left = steps_to_limits(self._trainer, self._schedule)
         return _FAR_AHEAD * self._schedule.steps_per_epoch if left is None else left + 1
 
     def _place_in_epoch(self, offset: int, done: int) -> None:
@@ -224,12 +219,7 @@ class PrivateRun:
         entry = self._entry
         if entry is None:
             return False
-        if self._engine.pending:
-            raise PrivacyViolation(
-                "no backward happened for this batch: training_step returned None, or a loss that depends "
-                "on no parameter. Skipping a batch because of its content is a release that nobody accounts "
-                "for; return a loss for every batch."
-            )
+        self._guard.check_backward()
         released = self._engine.released - self._released_before
         if released != int(entry.closes_step):
             raise PrivacyViolation(
@@ -259,10 +249,9 @@ class PrivateRun:
         trainer = self._trainer
         if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
             return True
-        last_of_epoch = trainer.is_last_batch
-        return bool(
-            last_of_epoch and trainer.max_epochs != -1 and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
-        )
+        if trainer.max_epochs is None or trainer.max_epochs == -1:
+            return False
+        return trainer.is_last_batch and trainer.current_epoch + 1 >= trainer.max_epochs
 
     def _stop(self, when: str) -> None:
         """End training in order: validation and checkpoints of the last step still happen."""

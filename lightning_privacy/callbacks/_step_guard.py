@@ -62,6 +62,19 @@ class StepGuard:
         self._handles.clear()
         self._watched.clear()
 
+    def check_backward(self) -> None:
+        """Raise where the batch at hand had no backward.
+
+        Raises:
+            PrivacyViolation: A backward is still expected.
+        """
+        if self._engine.pending:
+            raise PrivacyViolation(
+                "no backward happened for this batch: training_step returned None, or a loss that depends "
+                "on no parameter. Skipping a batch because of its content is a release that nobody accounts "
+                "for; return a loss for every batch."
+            )
+
     def check(self, optimizer: Optimizer) -> None:
         """Raise unless ``optimizer`` may step now.
 
@@ -70,12 +83,7 @@ class StepGuard:
                 holds a parameter that is not the module's.
         """
         name = type(optimizer).__name__
-        if self._engine.pending:
-            raise PrivacyViolation(
-                f"{name} was about to step, but no backward happened for this batch: training_step returned "
-                "None, or a loss that depends on no parameter. Skipping a batch because of its content is a "
-                "release that nobody accounts for; return a loss for every batch."
-            )
+        self.check_backward()
         if not self._engine.is_private():
             raise PrivacyViolation(
                 f"{name} was about to step on a gradient that is not the private one: p.grad was assigned "

@@ -33,7 +33,6 @@ Example:
 from __future__ import annotations
 
 import uuid
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,10 @@ from lightning_privacy.callbacks._preconditions import (
     check_trainer_settings,
 )
 from lightning_privacy.callbacks._private_run import PrivateRun
-from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, read_state, write_state
+from lightning_privacy.callbacks._resume import refuse_unknown_past, restore
+from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, write_state
 from lightning_privacy.callbacks._schedule import StepSchedule
-from lightning_privacy.callbacks._step_journal import StepJournal, charge_lost_steps, journal_path
+from lightning_privacy.callbacks._step_journal import StepJournal, journal_path
 from lightning_privacy.callbacks._train_loader import examine
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.mechanisms.noise import NoiseSource
@@ -169,35 +169,8 @@ class DifferentialPrivacy(Callback):
         # ledger forget what was spent since.
         if not self._fitting:
             return
-        ledger, settings, progress = read_state(state_dict)
-        self._resumed = True
-        here = [] if self._knows(progress) else self._ledger.history
-        if not self._knows(progress):
-            self._ledger.load_state_dict(ledger)
-        if progress is not None and progress.journal_path is not None:
-            journal = Path(progress.journal_path)
-            if not charge_lost_steps(self._ledger, journal, progress.run_id):
-                self._miss_journal(journal)
-                progress.journal_path = None
-        # What this process released before it resumed, such as a private histogram, was released too.
-        for release, count, label in here:
-            self._ledger.charge(release, count, label)
-        self._settings, self._progress = settings, progress
-
-    def _knows(self, progress: RunProgress | None) -> bool:
-        """Whether this process trained the run itself, so that its ledger knows more than any checkpoint of it."""
-        return progress is not None and self._progress is not None and progress.run_id == self._progress.run_id
-
-    def _miss_journal(self, path: Path) -> None:
-        warnings.warn(
-            f"the journal of private steps {path} is not there: steps the run took after this checkpoint can't be "
-            "charged. Put the file back, if there is one, and resume again.",
-            UserWarning,
-            stacklevel=2,
-        )
-        self._ledger.add_caveat(
-            "The run was resumed without its journal: steps taken after the checkpoint, if any, are not counted."
-        )
+        self._settings, self._progress = restore(state_dict, self._ledger, own=self._progress)
+        self._resumed = self._settings is not None
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -210,7 +183,8 @@ class DifferentialPrivacy(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_optimizers(trainer.optimizers, pl_module)
-        self._check_checkpoint(trainer)
+        if not self._resumed:
+            refuse_unknown_past(internals.loaded_checkpoint(trainer), trainer.ckpt_path)
         if trainer.limit_train_batches == 0:
             return
         loader = internals.request_train_loader(trainer)
@@ -242,19 +216,6 @@ class DifferentialPrivacy(Callback):
         )
         self._run.refuse_without_budget()
         self._run.attach()
-
-    def _check_checkpoint(self, trainer: Trainer) -> None:
-        """Refuse to continue a run whose past is unknown."""
-        checkpoint = internals.loaded_checkpoint(trainer)
-        if not checkpoint or self._resumed or not checkpoint.get("global_step"):
-            return
-        raise CheckpointError(
-            f"the checkpoint {trainer.ckpt_path} has {checkpoint['global_step']} training steps and no "
-            "state of DifferentialPrivacy: they were not private, or only weights were saved, so an epsilon "
-            "for the whole would be false. Resume from a checkpoint of a private run. If those steps used "
-            "public data only, load the weights into the model (load_from_checkpoint) and start without "
-            "ckpt_path."
-        )
 
     def _advance(self, trainer: Trainer) -> RunProgress:
         """Where this fit starts: a new run, or the next part of one."""

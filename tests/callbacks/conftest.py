@@ -77,7 +77,8 @@ class TinyModule(LightningModule):
         if self.optimizer == "adam":
             optimizer: torch.optim.Optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
         else:
-            optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
+            momentum = 0.0 if self.optimizer == "plain" else 0.9
+            optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=momentum)
         if not self.one_cycle:
             return optimizer
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=int(self.total_steps))

@@ -251,6 +251,6 @@ def test_step_that_takes_an_iterator_is_recognised(tiny: Any) -> None:
 
     class Fetches(tiny.Module):
         def training_step(self, dataloader_iter: Any) -> Any:
-            return super().training_step(next(dataloader_iter)[0], 0)
+            return self.loss(next(dataloader_iter)[0])
 
     assert probed(tiny, "on_train_start", internals.uses_dataloader_iter, module=Fetches()) == [True]

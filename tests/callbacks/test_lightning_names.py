@@ -49,7 +49,6 @@ def run(imports: str, base: str = "pl") -> str:
     ("imports", "name"),
     [
         ("import pytorch_lightning as pl", "pytorch_lightning"),
-        ("import lightning.pytorch as pl", "lightning.pytorch"),
         ("import lightning as pl", "lightning.pytorch"),
     ],
 )
