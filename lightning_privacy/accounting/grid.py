@@ -126,7 +126,7 @@ class GridLoss:
 
     Args:
         remove: losses when the record is taken away.
-        add: losses when it is added; None where both are equal.
+        add_mass: losses when it is added; None where both are equal.
         interval: step of the grid.
     """
 
