@@ -57,6 +57,10 @@ class Contribution(ABC):
     def without(self, rejected: Tensor) -> Contribution:
         """Return the same contribution with the examples where ``rejected`` (bool, ``(B,)``) is set made zero."""
 
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """Return what :meth:`add_weighted_sum` will compute with, which may belong to others."""
+
 
 def _rows(mask: Tensor, like: Tensor) -> Tensor:
     return mask.view(-1, *([1] * (like.dim() - 1)))
@@ -88,6 +92,10 @@ class Dense(Contribution):
     def without(self, rejected: Tensor) -> Dense:
         """See :meth:`Contribution.without`."""
         return Dense(self.values.masked_fill(_rows(rejected, self.values), 0))
+
+    def tensors(self) -> list[Tensor]:
+        """See :meth:`Contribution.tensors`."""
+        return [self.values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +189,12 @@ class Outer(Contribution):
             left = pair.left if pair.one_hot else pair.left.masked_fill(_rows(rejected, pair.left), 0)
             kept.append(Pair(left, pair.right.masked_fill(_rows(rejected, pair.right), 0)))
         return Outer(kept, self.shape)
+
+    def tensors(self) -> list[Tensor]:
+        """See :meth:`Contribution.tensors`."""
+        if self._instantiated is not None:
+            return self._instantiated.tensors()
+        return [factor for pair in self.pairs for factor in (pair.left, pair.right)]
 
     def _reach(self) -> Tensor:
         """Return what each example's norm would be if none of its positions cancelled another, shape ``(B,)``."""

@@ -212,6 +212,10 @@ class ConvContribution(Contribution):
             self.x.masked_fill(rows, 0), self.g.masked_fill(rows, 0), self.shape, self.geometry, self.padding
         )
 
+    def tensors(self) -> list[Tensor]:
+        """See :meth:`Contribution.tensors`."""
+        return [self.x, self.g] if self._instantiated is None else self._instantiated.tensors()
+
     def _instantiation_is_cheaper(self) -> bool:
         """Compare multiply-adds per example, memory traffic counted in the same unit."""
         elements = prod(self.shape)

@@ -112,6 +112,7 @@ class PrivateGradients:
         self._norms: Tensor | None = None
         self._contributions: dict[int, list[Contribution]] = {}
         self._deferred: dict[int, None] = {}  # ordered, so that sums round the same in every run
+        self._measured: list[tuple[Tensor, int]] = []  # with the version at the time of the norm
         self._buffers = GradientBuffers([])
         self._recorder = Recorder(self)
 
@@ -152,7 +153,7 @@ class PrivateGradients:
         self._parameters = [p for p in self._module.parameters() if p.requires_grad]
         self._names = {id(p): name for name, p in self._module.named_parameters()}
         self._buffers = GradientBuffers(self._parameters)
-        self._buffers.withdraw()
+        self._drop_gradients()
         install(self._module, self._recorder)
         discard = weakref.WeakMethod(self.discard)
         for parameter in self._parameters:
@@ -201,7 +202,7 @@ class PrivateGradients:
                 f"step {self._open_step} was not closed before step {step} began, so its examples could count twice in "
                 "one release; close it (closes_step=True) or call discard()"
             )
-        if [id(p) for p in self._module.parameters() if p.requires_grad] != [id(p) for p in self._parameters]:
+        if self._trained_set_changed():
             if self._step_open:
                 raise PrivacyViolation("the set of trainable parameters changed between micro-batches of one step")
             self.detach()
@@ -237,9 +238,13 @@ class PrivateGradients:
     def is_private(self) -> bool:
         """Return whether what the parameters hold in ``grad`` is the last private gradient.
 
-        It may have been changed in place, which is post-processing; a ``grad`` that is another tensor is refused.
+        It may have been changed in place, which is post-processing; a ``grad`` that is another tensor is refused, and
+        so is one that a frozen parameter has.
         """
-        return self._attached and self._published and self._buffers.published()
+        if not (self._attached and self._published and self._buffers.published()):
+            return False
+        own = {id(parameter) for parameter in self._parameters}
+        return all(p.grad is None for p in self._module.parameters() if id(p) not in own)
 
     def consume(self) -> None:
         """Say that an optimizer used the gradient: the same one must not count as private for the next step."""
@@ -249,7 +254,28 @@ class PrivateGradients:
         """Return whether ``parameter`` is one whose gradient is made here."""
         return id(parameter) in self._names
 
-    # What follows is called by the recorder, inside backward.
+    # What follows is called by the recorder.
+
+    def renew(self) -> bool:
+        """Take in what began to train after the micro-batch was announced, if its forward has not begun yet.
+
+        Returns:
+            Whether the layers are listened to anew.
+
+        Raises:
+            PrivacyViolation: the step has another micro-batch already.
+        """
+        expected = self._expected
+        if expected is None or self._recorder.uses or not self._trained_set_changed():
+            return False
+        self.arm(
+            batch_size=self._recorder.batch_size,
+            step=expected.step,
+            loss_scale=expected.loss_scale,
+            closes_step=expected.closes_step,
+            empty=expected.empty,
+        )
+        return True
 
     def collect(self, parameter: nn.Parameter, contribution: Contribution, *, only_use: bool) -> None:
         """Take in what a layer found for one parameter.
@@ -263,6 +289,7 @@ class PrivateGradients:
         entries.append(contribution)
         if only_use:
             self._add_norms(contribution.squared_norms())
+            self._measured.extend((tensor, tensor._version) for tensor in contribution.tensors())
         else:
             self._deferred[id(parameter)] = None
 
@@ -270,7 +297,8 @@ class PrivateGradients:
         """Note that gradients start to arrive.
 
         Raises:
-            PrivacyViolation: no backward was expected.
+            PrivacyViolation: no backward was expected, or other parameters train than when the batch was announced.
+            UnsupportedError: a layer in a mode that mixes examples.
         """
         if self._collecting:
             return
@@ -286,6 +314,16 @@ class PrivateGradients:
                 "backward ran inside torch.autocast, which would compute the norms of the examples in half precision; "
                 "call backward after the with block"
             )
+        if self._trained_set_changed():
+            self.discard()
+            self._drop_gradients()
+            self._published = False
+            raise PrivacyViolation(
+                "the set of trainable parameters changed between the announcement of this batch and its backward (a "
+                "layer was frozen, unfrozen, added or replaced), so gradients of some would be neither clipped nor "
+                "noised; do it between two steps: in on_train_epoch_start, or before zero_grad() and the forward"
+            )
+        refuse_coupling_layers(self._module)
         self._collecting = True
         # Runs when this backward is over, before it returns: the same mechanism gradient reducers use.
         torch.autograd.Variable._execution_engine.queue_callback(self._finish)
@@ -313,6 +351,12 @@ class PrivateGradients:
         self._expected = None
 
     def _accumulate(self, expected: _Expected) -> None:
+        if any(tensor._version != version for tensor, version in self._measured):
+            raise PrivacyViolation(
+                "an activation or a gradient was modified in place during backward, after the norms of the examples "
+                "were taken from it; in tensor hooks and in autograd functions return a new tensor (return grad * 2, "
+                "not grad.mul_(2))"
+            )
         merged: dict[int, Contribution] = {key: merge(entries) for key, entries in self._contributions.items()}
         for key in self._deferred:
             self._add_norms(merged[key].squared_norms())
@@ -351,4 +395,13 @@ class PrivateGradients:
         self._norms = None
         self._contributions = {}
         self._deferred = {}
+        self._measured = []
         self._recorder.stop()
+
+    def _trained_set_changed(self) -> bool:
+        return [id(p) for p in self._module.parameters() if p.requires_grad] != [id(p) for p in self._parameters]
+
+    def _drop_gradients(self) -> None:
+        # Optimizers step on what they find in grad, whether the parameter is frozen or not.
+        for parameter in self._module.parameters():
+            parameter.grad = None

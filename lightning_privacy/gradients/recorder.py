@@ -29,6 +29,9 @@ __all__ = ["Collector", "Recorder"]
 class Collector(Protocol):
     """What receives the findings of the sites."""
 
+    def renew(self) -> bool:
+        """Called when the network starts to run; returns whether its layers have other sites now."""
+
     def begin_backward(self) -> None:
         """Called when a gradient arrives, before :meth:`collect`."""
 

@@ -241,12 +241,16 @@ class _FallbackSite(_Site):
 class _RootSite:
     """The network itself, where its own input tells the batch size when nobody else does."""
 
-    def __init__(self, recorder: Recorder, inner: _Site | None) -> None:
+    def __init__(self, network: nn.Module, recorder: Recorder, inner: _Site | None) -> None:
+        self.network = network
         self.recorder = recorder
         self.inner = inner
 
     def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.recorder.armed and self.recorder.batch_size is None and self.recorder.listening():
+        listening = self.recorder.armed and self.recorder.listening()
+        if listening and self.recorder.collector.renew():
+            return self.network.forward(*args, **kwargs)
+        if listening and self.recorder.batch_size is None:
             self.recorder.batch_size = first_batch_size((args, kwargs))
         if self.inner is not None:
             return self.inner(original, args, kwargs)
@@ -294,6 +298,6 @@ def install(module: nn.Module, recorder: Recorder) -> None:
     for name, layer in module.named_modules():
         site = _site(name, layer, recorder)
         if layer is module:
-            intercept(layer, _RootSite(recorder, site))
+            intercept(layer, _RootSite(module, recorder, site))
         elif site is not None:
             intercept(layer, site)

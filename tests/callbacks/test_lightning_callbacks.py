@@ -10,6 +10,7 @@ import torch
 
 from lightning_privacy._lightning import CSVLogger, ModelCheckpoint, pl
 from lightning_privacy.callbacks import DifferentialPrivacy
+from lightning_privacy.errors import PrivacyViolation
 
 pytestmark = pytest.mark.filterwarnings("ignore:noise_multiplier=0", "ignore:delta=0.01 is not below")
 
@@ -113,6 +114,20 @@ def test_backbone_finetuning_unfreezes_into_private_training(tiny: Any) -> None:
     before = module.net[0].weight.detach().clone()
     tiny.trainer(max_epochs=2, callbacks=[Freeze(), private()]).fit(module, tiny.loader(24))
     assert not torch.equal(before, module.net[0].weight)
+
+
+def test_p07_a_layer_unfrozen_after_the_batch_started_is_refused(tiny: Any) -> None:
+    class Late(tiny.Module):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if self.trainer.global_step == 1:
+                self.net[0].requires_grad_(True)
+
+    module = Late()
+    module.net[0].requires_grad_(False)
+    privacy = private()
+    with pytest.raises(PrivacyViolation, match="trainable parameters changed"):
+        tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(module, tiny.loader(24))
+    assert [count for _, count, _ in privacy.ledger.history] == [1]
 
 
 def test_timer_saves_and_validates_between_micro_batches(tiny: Any, tmp_path: Path) -> None:

@@ -367,6 +367,63 @@ def test_p07_a_parameter_replaced_by_a_new_one_is_taken_in() -> None:
     assert relative_error(grads(model), private_sum_of(model, x, 0.5)) < 1e-9
 
 
+def test_p07_what_is_thawed_after_the_announcement_is_taken_in_or_refused() -> None:
+    model, x = _mlp(), _normal(4, 5)
+    model[0].requires_grad_(False)
+    engine = engine_for(model, max_grad_norm=0.5)
+    engine.arm(batch_size=4, step=0)
+    model[0].requires_grad_(True)
+    outputs_loss(model, x).mean().backward()  # the network itself is called: there is time to take it in
+    assert relative_error(grads(model), private_sum_of(model, x, 0.5)) < 1e-9
+
+    engine.arm(batch_size=4, step=1)
+    model[0].weight.requires_grad_(False)
+    engine.arm(batch_size=4, step=1)
+    model[0].weight.requires_grad_(True)
+    hidden = model[0](x)  # its parts are
+    with pytest.raises(PrivacyViolation, match="trainable parameters changed"):
+        model[2](model[1](hidden)).sum().backward()
+    assert not engine.is_private()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_p07_a_gradient_that_a_frozen_parameter_has_is_not_private() -> None:
+    model, x = _mlp(), _normal(4, 5)
+    outputs_loss(model, x).mean().backward()
+    model[0].requires_grad_(False)
+    engine = engine_for(model)  # the optimizer would step on it
+    assert model[0].weight.grad is None
+    engine.arm(batch_size=4, step=0)
+    outputs_loss(model, x).mean().backward()
+    assert engine.is_private()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    assert not engine.is_private()
+
+
+def test_p08_gradients_changed_in_place_after_their_norm_are_refused() -> None:
+    def enlarge(gradient: Tensor) -> None:
+        gradient.mul_(1000)
+
+    class Shared(nn.Module):
+        """The gradient of a sum goes to both of its terms, as one tensor."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(5, 3).double(), nn.Linear(5, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            early = self.inner(x) * 1e-6
+            early.register_hook(enlarge)  # type: ignore[no-untyped-call]
+            return torch.add(early, self.outer(x))
+
+    model, x = Shared(), _normal(4, 5)
+    engine = engine_for(model, max_grad_norm=0.5)
+    engine.arm(batch_size=4, step=0)
+    with pytest.raises(PrivacyViolation, match="modified in place during backward"):
+        model(x).square().sum().backward()
+    assert engine.released == 0
+
+
 @every_network
 def test_p07_layers_in_evaluation_mode_train_all_the_same(
     make: Callable[[], nn.Module], data: Callable[[], Tensor]

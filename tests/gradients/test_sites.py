@@ -111,6 +111,17 @@ def test_p03_batch_norm_switched_to_training_between_steps_is_refused() -> None:
         engine.arm(batch_size=4, step=1)
 
 
+def test_p03_batch_norm_switched_to_training_within_a_step_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5, affine=False)).double()
+    model[1].eval()
+    engine = engine_for(model)
+    engine.arm(batch_size=4, step=0)
+    model.train()
+    with pytest.raises(UnsupportedError, match="layer '1'"):
+        outputs_loss(model, _normal(4, 5)).mean().backward()
+    assert engine.released == 0
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
