@@ -14,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -56,6 +57,8 @@ _EXPLAINED = (
     pl.utilities.exceptions.MisconfigurationException,  # type: ignore[attr-defined] # public, not re-exported
     OSError,
 )
+# A folder that can't be made or written to; a file that is missing is another matter.
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _HYDRA_TRACE = "HYDRA_FULL_ERROR"
 _TRACE = "LIGHTNING_PRIVACY_FULL_ERROR"
 # True in general, and of no use here: the data is in memory, and the run folder is the run's own.
@@ -185,6 +188,8 @@ def _explain(error: BaseException, folder: Path | None = None) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.filename is None and folder is not None:
         # A full disk is noticed on writing, and the error then does not say to which file.
         text += f" while the run folder {folder} was written"
+    elif isinstance(error, OSError) and error.filename is not None and error.errno in _UNWRITABLE:
+        text += ". If that is the run folder, choose another with paths.runs_dir=/path/to/folder"
     return " ".join(text.split())
 
 

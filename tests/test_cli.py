@@ -206,7 +206,7 @@ def test_a_sweep_has_a_folder_for_each_run(calls):
         ("absent", ["absent.ckpt"]),
         ("other model", ["last.ckpt is of another model", "size mismatch for backbone", "choose its model"]),
         ("full disk", ["full_disk/run/checkpoints/", "could not be written (File too large)"]),
-        ("no folder", ["file/run"]),
+        ("no folder", ["file/run", "paths.runs_dir="]),
     ],
 )
 def test_an_error_is_one_line_that_names_what_is_wrong(calls, name, parts):
@@ -240,6 +240,7 @@ def test_the_keys_can_be_listed(calls):
 def test_both_names_of_the_command_work_from_an_unrelated_folder(tmp_path, command):
     program = command if command[0] != "-m" else [sys.executable, *command]
     run = subprocess.run([*program, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("lightning-privacy is powered by Hydra")
     assert "== Configuration groups ==" in run.stdout
     assert "experiment" in run.stdout
     assert list(tmp_path.iterdir()) == []

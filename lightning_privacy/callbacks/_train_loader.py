@@ -135,7 +135,8 @@ def _check_sampling(loader: DataLoader[Any]) -> None:
             f"the train loader has the sampler {kind}: replacing it would silently undo its weighting or "
             "its choice of examples, and keeping it would void the accounting, which holds for equal and "
             "independent inclusion. Use shuffle=True; choose examples with torch.utils.data.Subset, and "
-            "balance classes by weights in the loss that don't depend on the batch."
+            "balance classes by weights in the loss: cross_entropy(..., weight=w, reduction='none').mean(), since "
+            "its own weighted mean divides by the weights in the batch."
         )
 
 

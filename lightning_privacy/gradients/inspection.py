@@ -62,6 +62,18 @@ def _reparametrization_problem(layer: nn.Module) -> str | None:
     return None
 
 
+def _loss_problem(layer: nn.Module) -> str | None:
+    """Return why a loss kept as a layer couples the examples of a batch, or None."""
+    if not isinstance(layer, nn.CrossEntropyLoss | nn.NLLLoss) or layer.reduction != "mean":
+        return None
+    if layer.weight is None and layer.ignore_index < 0:  # the default, -100, is no class
+        return None
+    return (
+        "with weight or ignore_index the mean is divided by a count over the whole batch, so one example changes what "
+        "the others contribute; use reduction='none' and average the result over the examples, loss(...).mean()"
+    )
+
+
 def refuse_unfit(module: nn.Module) -> None:
     """Refuse a module whose per-example gradients can't be had or would not mean what they say.
 
@@ -101,7 +113,7 @@ def refuse_unfit(module: nn.Module) -> None:
             )
         rule = RULES.get(type(layer))
         problem = rule.unsupported(layer) if rule is not None else None
-        problem = problem or _layout_problem(layer) or _reparametrization_problem(layer)
+        problem = problem or _layout_problem(layer) or _reparametrization_problem(layer) or _loss_problem(layer)
         if problem is not None:
             raise UnsupportedError(f"layer '{name}' ({kind}): {problem}")
 
