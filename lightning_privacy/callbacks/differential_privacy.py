@@ -76,6 +76,9 @@ class DifferentialPrivacy(Callback):
     progress bar and logged as ``privacy/epsilon``. Checkpoints carry what was spent; a run resumed from one
     is charged for the steps that were lost and are done again.
 
+    The loss must be the mean over the batch of one loss per example: with a sum, or a mean weighted by what the batch
+    holds, an example changes what the others add, and epsilon is not what is reported.
+
     Args:
         delta: Probability with which the guarantee may fail, in (0, 1); below 1 / number of examples.
         epsilon: What all steps together may cost. Alone, it sets the noise for the trainer's epochs or steps.
@@ -239,6 +242,7 @@ class DifferentialPrivacy(Callback):
         return progress
 
     def _start_journal(self, trainer: Trainer, progress: RunProgress) -> None:
+        self._journal = None  # that of an earlier fit may be in another folder
         path = progress.journal_path
         if path is None:
             folder = trainer.log_dir or trainer.default_root_dir
