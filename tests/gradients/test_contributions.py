@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_privacy.gradients.contributions import Contribution, Dense, Outer, Pair, merge
+from lightning_privacy.gradients.contributions import (
+    Contribution,
+    Dense,
+    Outer,
+    Pair,
+    merge,
+    squared_row_norms,
+)
 
 BATCH, ROWS, WIDTH = 4, 5, 3
 
@@ -128,3 +135,9 @@ def test_a_batch_of_nothing_adds_nothing() -> None:
         out = torch.ones(ROWS, WIDTH)
         contribution.add_weighted_sum(out, torch.zeros(0))
         assert (out == 1).all()
+
+
+@pytest.mark.parametrize("length", [0, 1, 511, 512, 513, 3_000_001])
+def test_squared_row_norms_are_right_to_a_few_roundings_at_any_length(length: int) -> None:
+    values = torch.randn(2, length, generator=torch.Generator().manual_seed(length))
+    torch.testing.assert_close(squared_row_norms(values).double(), values.double().square().sum(1), rtol=1e-6, atol=0)
