@@ -41,6 +41,10 @@ _LARGEST = 1e6
 _COARSER = ((100, 2e-3), (10, 2e-4))
 _STEPS_PER_EPSILON = 200
 
+# A search takes about five points. One that takes so many follows rounding errors, and a private point it has
+# passed, if any, is the answer.
+_MOST_POINTS = 40
+
 
 def calibrate_noise(
     *,
@@ -147,7 +151,7 @@ class _Search:
         widths: list[float] = []
         same_side = 0
         here = self._position
-        while True:
+        for _ in range(_MOST_POINTS):
             value = epsilon(math.exp(here))
             error = math.log(value / self._target) if value > 0 else -math.inf
             if last is not None and here != last[0] and math.isfinite(error) and math.isfinite(last[1]):
@@ -172,7 +176,7 @@ class _Search:
             step = -error / slope + precision / 4
             # Where epsilon levels off, steps that follow it would never arrive.
             same_side += 1
-            step *= 2.0 ** max(0, same_side - 3)
+            step *= 2.0 ** min(max(0, same_side - 3), 16)
             here += min(max(step, -math.log(4.0)), math.log(4.0))
             if private is not None and open_ is not None:
                 same_side = 0
@@ -181,6 +185,8 @@ class _Search:
                 if stuck or not open_[0] < here < private[0]:
                     here = (open_[0] + private[0]) / 2
             here = min(max(here, floor), ceiling)
+        self.reached = private is not None
+        self._position = here if private is None else private[0]
 
 
 def _guess(epsilon: float, delta: float, sample_rate: float, steps: int) -> float:

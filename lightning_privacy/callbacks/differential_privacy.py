@@ -76,8 +76,9 @@ class DifferentialPrivacy(Callback):
     progress bar and logged as ``privacy/epsilon``. Checkpoints carry what was spent; a run resumed from one
     is charged for the steps that were lost and are done again.
 
-    The loss must be the mean over the batch of one loss per example: with a sum, or a mean weighted by what the batch
-    holds, an example changes what the others add, and epsilon is not what is reported.
+    The loss must be the mean over the batch of one loss per example: with a mean weighted by what the batch holds, an
+    example changes what the others add, and epsilon is not what is reported. A sum is private, as the number of
+    examples drawn does not depend on what they are, but clips gradients that are larger by that number.
 
     Args:
         delta: Probability with which the guarantee may fail, in (0, 1); below 1 / number of examples.

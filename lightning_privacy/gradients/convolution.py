@@ -40,10 +40,6 @@ _SHORT_ROW_SLOWDOWN = 5.0
 _MEMORY_COST = 25.0
 _WINDOW_COST = 150.0
 _MAX_ELEMENTS = 2**26
-# Examples per grouped call, in layers with at least this many input channels and channel pairs.
-_CHUNK = 16
-_WIDE_INPUT = 16
-_WIDE_LAYER = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +104,6 @@ def per_example_conv_gradients(
     batch = x.shape[0]
     if batch == 0:
         return x.new_zeros(0, *shape)
-    # Some examples at a time, so that what the kernel packs stays in the cache; not worth a call for thin layers.
-    chunk = _CHUNK if x.shape[1] >= _WIDE_INPUT and shape[0] * shape[1] >= _WIDE_LAYER else batch
-    parts = [
-        _folded_gradients(part, part_g, shape, geometry, padding)
-        for part, part_g in zip(x.split(chunk), g.split(chunk), strict=True)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _folded_gradients(
-    x: Tensor, g: Tensor, shape: tuple[int, ...], geometry: ConvGeometry, padding: tuple[int, ...]
-) -> Tensor:
-    batch = x.shape[0]
     folded = _weight_gradient(
         x.reshape(1, batch * x.shape[1], *x.shape[2:]),
         g.reshape(1, batch * g.shape[1], *g.shape[2:]),

@@ -81,16 +81,3 @@ def test_a_batch_of_nothing_adds_nothing(cheaper: bool, monkeypatch: pytest.Monk
     out = torch.ones(weight.shape, dtype=torch.float64)
     contribution.add_weighted_sum(out, torch.zeros(0, dtype=torch.float64))
     assert (out == 1).all()
-
-
-def test_a_wide_layer_is_split_over_examples_and_gives_the_same() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(37, 64, 5, 5, generator=generator, dtype=torch.float64)
-    g = torch.randn(37, 64, 5, 5, generator=generator, dtype=torch.float64)
-    geometry = ConvGeometry(kernel=(3, 3), stride=(1, 1), dilation=(1, 1), groups=1)
-    gradients = per_example_conv_gradients(x, g, (64, 64, 3, 3), geometry, (1, 1))
-    weight = torch.zeros(64, 64, 3, 3, dtype=torch.float64, requires_grad=True)
-    for example in (0, 15, 16, 36):
-        output = torch.nn.functional.conv2d(x[example : example + 1], weight, padding=1)
-        (expected,) = torch.autograd.grad((output * g[example : example + 1]).sum(), weight)
-        torch.testing.assert_close(gradients[example], expected, rtol=1e-10, atol=1e-10)

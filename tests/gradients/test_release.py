@@ -386,3 +386,28 @@ def test_knows_its_parameters() -> None:
     assert all(engine.knows(p) for p in model.parameters())
     assert not engine.knows(nn.Parameter(torch.zeros(1)))
     assert engine.module is model
+
+
+def test_p11_a_summed_loss_stays_bounded_when_an_example_is_replaced_by_nothing() -> None:
+    """The guarantee replaces a record by an empty one: the draw keeps its size, so the others' parts stay the same."""
+    bound = 1.0
+    x = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def clipped_sum(weights: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        model = torch.nn.Linear(3, 1).double()
+        engine = PrivateGradients(
+            model, max_grad_norm=bound, noise_multiplier=0.0, expected_batch_size=1, noise=NoiseSource()
+        )
+        engine.attach()
+        engine.arm(batch_size=6, step=0)
+        (weights * model(x).square().squeeze(1)).sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        engine.detach()
+        return gradient
+
+    everyone = torch.ones(6, dtype=torch.float64)
+    for absent in range(6):
+        without = everyone.clone()
+        without[absent] = 0.0
+        assert (clipped_sum(everyone) - clipped_sum(without)).norm() <= bound * (1 + 1e-9)
