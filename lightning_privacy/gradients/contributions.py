@@ -76,7 +76,7 @@ def squared_row_norms(values: Tensor) -> Tensor:
         Shape ``(B,)``.
     """
     blocks = values.shape[1] // _BLOCK
-    body = values[:, : blocks * _BLOCK].view(-1, blocks, _BLOCK)
+    body = values[:, : blocks * _BLOCK].reshape(values.shape[0], blocks, _BLOCK)
     parts: Tensor = torch.linalg.vector_norm(body, dim=2)
     total: Tensor = torch.linalg.vector_norm(parts, dim=1).square()
     if values.shape[1] > blocks * _BLOCK:
