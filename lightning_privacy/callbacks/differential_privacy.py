@@ -189,6 +189,7 @@ class DifferentialPrivacy(Callback):
         check_optimizers(trainer.optimizers, pl_module)
         if not self._resumed:
             refuse_unknown_past(internals.loaded_checkpoint(trainer), trainer.ckpt_path)
+            self._refuse_steps_of_others(trainer)
         if trainer.limit_train_batches == 0:
             return
         loader = internals.request_train_loader(trainer)
@@ -220,6 +221,17 @@ class DifferentialPrivacy(Callback):
         )
         self._run.refuse_without_budget()
         self._run.attach()
+
+    def _refuse_steps_of_others(self, trainer: Trainer) -> None:
+        """Refuse a trainer that took steps without this callback: they are in the weights and not in the ledger."""
+        progress = self._progress
+        known = 0 if progress is None else progress.next_number - progress.step_offset
+        if trainer.global_step > known:
+            raise ConfigurationError(
+                f"the trainer has taken {trainer.global_step} steps, and this DifferentialPrivacy knows of {known}: "
+                "the others were not private, or of another ledger, so epsilon would be false. Fit with "
+                "one callback from the first step on. If those steps used public data only, use a new Trainer"
+            )
 
     def _advance(self, trainer: Trainer) -> RunProgress:
         """Where this fit starts: a new run, or the next part of one."""

@@ -10,7 +10,7 @@ import torch
 
 from lightning_privacy._lightning import CSVLogger, ModelCheckpoint, pl
 from lightning_privacy.callbacks import DifferentialPrivacy
-from lightning_privacy.errors import PrivacyViolation
+from lightning_privacy.errors import ConfigurationError, PrivacyViolation
 
 pytestmark = pytest.mark.filterwarnings("ignore:noise_multiplier=0", "ignore:delta=0.01 is not below")
 
@@ -146,3 +146,17 @@ def test_timer_saves_and_validates_between_micro_batches(tiny: Any, tmp_path: Pa
     trainer.fit(module, tiny.loader(24, 3), tiny.loader(4, shuffle=False))
     assert trainer.global_step == 2
     assert len(module.validated_at) == len(module.seen)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_p26_a_trainer_that_took_steps_without_privacy_is_refused(tiny: Any, before: int) -> None:
+    privacy, module, loader = private(), tiny.Module(), tiny.loader(24)
+    trainer = tiny.trainer(max_epochs=before, callbacks=[privacy])
+    trainer.fit(module, loader)
+    trainer.callbacks.remove(privacy)
+    trainer.fit_loop.max_epochs = before + 1
+    trainer.fit(module, loader)
+    trainer.callbacks.append(privacy)
+    trainer.fit_loop.max_epochs = before + 2
+    with pytest.raises(ConfigurationError, match="were not private"):
+        trainer.fit(module, loader)
