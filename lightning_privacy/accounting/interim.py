@@ -119,6 +119,8 @@ class InterimEpsilon:
         counts = tuple(count for _, count in groups)
         if releases != self._releases:
             self._start(releases, counts)
+        elif math.isinf(self._low_epsilon) and _below(self._low, counts):
+            return math.inf
         elif not (_below(self._low, counts) and _below(counts, self._high)):
             self._advance(counts)
         self._last = counts

@@ -190,4 +190,9 @@ def exact_epsilon(groups: Groups, *, delta: float, relation: NeighboringRelation
         return math.inf
     if not groups:
         return 0.0
-    return float(composed(groups, interval=fine_interval(groups), relation=relation).get_epsilon_for_delta(delta))
+    try:
+        loss = composed(groups, interval=fine_interval(groups), relation=relation)
+    except OverflowError:
+        # With a millionth of noise, say, losses leave the range of floating point: infinity is the bound then.
+        return math.inf
+    return float(loss.get_epsilon_for_delta(delta))

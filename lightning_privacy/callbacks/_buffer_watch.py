@@ -1,4 +1,4 @@
-"""Notices buffers that training changes: nothing bounds what they take from an example.
+"""Notices buffers and frozen parameters that training changes: nothing bounds what they take from an example.
 
 Weights learn through clipped, noisy gradients. A buffer that a layer writes to in its forward (a running mean, a
 codebook, a memory bank) does not, and a checkpoint contains it all the same.
@@ -21,10 +21,10 @@ __all__ = ["BufferWatch"]
 
 
 class BufferWatch:
-    """Compares floating-point buffers with what they were; integer ones count steps and the like.
+    """Compares buffers and frozen parameters with what they were; a whole number alone counts steps and the like.
 
     Args:
-        module: The module whose buffers are watched, those a checkpoint leaves out too.
+        module: The module that is watched, buffers that a checkpoint leaves out too.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -47,8 +47,10 @@ class BufferWatch:
     def _state(self) -> dict[str, tuple[Tensor, int]]:
         # The version counts in-place changes; a tensor in place of another is told by identity, for which the old
         # one is kept: the id of one that is gone may come again.
-        return {
-            name: (buffer, buffer._version)
+        buffers = [
+            (name, buffer)
             for name, buffer in self._module.named_buffers()
-            if buffer.is_floating_point()
-        }
+            if buffer.is_floating_point() or buffer.numel() > 1
+        ]
+        frozen = [(name, each) for name, each in self._module.named_parameters() if not each.requires_grad]
+        return {name: (tensor, tensor._version) for name, tensor in buffers + frozen}

@@ -111,7 +111,8 @@ def refuse_unfit(module: nn.Module) -> None:
             raise UnsupportedError(
                 f"layer '{name}' ({kind}) is an Opacus wrapper that clips by itself; pass the module inside it"
             )
-        rule = RULES.get(type(layer))
+        # A subclass computes with the same options, whatever else it does.
+        rule = next((rule for kind_of, rule in RULES.items() if isinstance(layer, kind_of)), None)
         problem = rule.unsupported(layer) if rule is not None else None
         problem = problem or _layout_problem(layer) or _reparametrization_problem(layer) or _loss_problem(layer)
         if problem is not None:

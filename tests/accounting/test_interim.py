@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from lightning_privacy.accounting import interim as module
@@ -109,3 +111,11 @@ def test_few_evaluations_over_many_steps(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_nothing_costs_nothing() -> None:
     assert InterimEpsilon(delta=1e-5)([]) == 0.0
+
+
+def test_losses_beyond_floating_point_are_infinite() -> None:
+    groups = [(SampledGaussian(noise_multiplier=1e-6, sample_rate=0.1), 1)]
+    interim = InterimEpsilon(delta=1e-5)
+    assert interim(groups) == math.inf
+    assert interim([(groups[0][0], 2)]) == math.inf
+    assert exact_epsilon(groups, delta=1e-5) == math.inf

@@ -46,12 +46,26 @@ def test_p33_a_statistic_kept_in_a_buffer_is_a_caveat(tiny: Any) -> None:
             return super().training_step(batch, batch_idx)
 
     privacy = DifferentialPrivacy(delta=1e-3, noise_multiplier=1.0)
-    with pytest.warns(UserWarning, match="buffer 'running' changed"):
+    with pytest.warns(UserWarning, match="'running', which no gradient trains, changed"):
         tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(Running(), tiny.loader(12, 4))
-    assert "buffer 'running'" in privacy.ledger.summary()
+    assert "'running', which no gradient trains" in privacy.ledger.summary()
 
 
 def test_a_model_that_leaves_its_buffers_alone_has_no_caveat(tiny: Any) -> None:
     privacy = DifferentialPrivacy(delta=1e-3, noise_multiplier=1.0)
     tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(tiny.Module(), tiny.loader(12, 4))
     assert privacy.ledger.caveats == ()
+
+
+def test_p33_class_counts_and_weights_written_by_hand_are_noticed() -> None:
+    module = torch.nn.Linear(2, 2)
+    module.register_buffer("counts", torch.zeros(3, dtype=torch.long))
+    module.weight.requires_grad_(False)
+    watch = BufferWatch(module)
+    module.counts += 1
+    with torch.no_grad():
+        module.weight.mul_(2)
+    assert sorted(watch.changed()) == ["counts", "weight"]
+    with torch.no_grad():
+        module.bias.mul_(2)
+    assert watch.changed() == []

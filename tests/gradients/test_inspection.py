@@ -32,3 +32,12 @@ def test_p03_a_loss_normalised_over_the_batch_is_refused_with_the_way_out(kind, 
 )
 def test_p03_a_loss_of_each_example_alone_is_accepted(loss):
     refuse_unfit(_model(loss))
+
+
+def test_p03_a_subclass_of_a_layer_is_refused_for_the_same_options() -> None:
+    class Table(nn.Embedding):
+        pass
+
+    model = nn.Sequential(Table(4, 2, max_norm=1.0).requires_grad_(False), nn.Linear(2, 2))
+    with pytest.raises(UnsupportedError, match="max_norm"):
+        refuse_unfit(model)
