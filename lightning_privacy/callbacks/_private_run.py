@@ -238,8 +238,8 @@ class PrivateRun:
     def _tell_changed_buffers(self) -> None:
         for name in self._buffers.changed():
             caveat = (
-                f"'{name}', which no gradient trains, changed during training. What it takes from the examples is neither "
-                "bounded nor noised, so the guarantee does not cover it."
+                f"'{name}', which no gradient trains, changed during training. What it takes from the examples is "
+                "neither bounded nor noised, so the guarantee does not cover it."
             )
             self._ledger.add_caveat(caveat)
             warnings.warn(f"{caveat} Keep data out of it, or compute it from public data.", UserWarning, stacklevel=2)
