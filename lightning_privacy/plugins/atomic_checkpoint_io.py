@@ -112,7 +112,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             checkpoint: Any = super().load_checkpoint(path, map_location=map_location, weights_only=weights_only)
         except Exception as error:
-            if isinstance(error, OSError) and error.filename is not None:
+            if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
                 raise  # absent, or not readable by this user: the error names the path already
             cause = str(error).split(". ")[0].split("\n")[0] or type(error).__name__
             raise CheckpointError(
