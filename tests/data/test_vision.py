@@ -96,6 +96,7 @@ def test_a_download_that_fails_says_what_to_set(tmp_path, monkeypatch):
         (_idx(np.zeros((2, 2), dtype=np.uint8))[:6], "fetch it again"),
         (gzip.compress(_idx(np.zeros(400, dtype=np.uint8)))[:30], "not a complete gzip file"),
     ],
+    ids=["empty", "page", "cut data", "cut header", "cut gzip"],  # not the bytes: gzip writes the time into them
 )
 def test_a_damaged_file_is_named(tmp_path, content, message):
     path = tmp_path / "train-labels-idx1-ubyte"
