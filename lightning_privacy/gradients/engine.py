@@ -31,14 +31,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_privacy._validate import non_negative, one_of, positive
 from lightning_privacy.errors import PrivacyViolation
 from lightning_privacy.gradients.buffers import GradientBuffers
 from lightning_privacy.gradients.clipping import flat_clip_factors
-from lightning_privacy.gradients.contributions import Contribution, merge
+from lightning_privacy.gradients.contributions import Contribution
+from lightning_privacy.gradients.findings import Findings
 from lightning_privacy.gradients.inspection import refuse_coupling_layers, refuse_unfit
 from lightning_privacy.gradients.interception import is_intercepted, release
 from lightning_privacy.gradients.raw_gradients import refuse_raw_gradient
@@ -109,10 +110,7 @@ class PrivateGradients:
         self._step_open = False
         self._open_step = 0
         self._published = False
-        self._norms: Tensor | None = None
-        self._contributions: dict[int, list[Contribution]] = {}
-        self._deferred: dict[int, None] = {}  # ordered, so that sums round the same in every run
-        self._measured: list[tuple[Tensor, int]] = []  # with the version at the time of the norm
+        self._findings = Findings()
         self._buffers = GradientBuffers([])
         self._recorder = Recorder(self)
 
@@ -285,13 +283,7 @@ class PrivateGradients:
             contribution: its per-example gradients from one use.
             only_use: no other use in this step's forward; then the norm is due now, while data is in cache.
         """
-        entries = self._contributions.setdefault(id(parameter), [])
-        entries.append(contribution)
-        if only_use:
-            self._add_norms(contribution.squared_norms())
-            self._measured.extend((tensor, tensor._version) for tensor in contribution.tensors())
-        else:
-            self._deferred[id(parameter)] = None
+        self._findings.add(parameter, contribution, only_use=only_use)
 
     def begin_backward(self) -> None:
         """Note that gradients start to arrive.
@@ -328,9 +320,6 @@ class PrivateGradients:
         # Runs when this backward is over, before it returns: the same mechanism gradient reducers use.
         torch.autograd.Variable._execution_engine.queue_callback(self._finish)
 
-    def _add_norms(self, squared: Tensor) -> None:
-        self._norms = squared if self._norms is None else self._norms + squared
-
     def _finish(self) -> None:
         expected = self._expected
         if expected is None:
@@ -351,15 +340,7 @@ class PrivateGradients:
         self._expected = None
 
     def _accumulate(self, expected: _Expected) -> None:
-        if any(tensor._version != version for tensor, version in self._measured):
-            raise PrivacyViolation(
-                "an activation or a gradient was modified in place during backward, after the norms of the examples "
-                "were taken from it; in tensor hooks and in autograd functions return a new tensor (return grad * 2, "
-                "not grad.mul_(2))"
-            )
-        merged: dict[int, Contribution] = {key: merge(entries) for key, entries in self._contributions.items()}
-        for key in self._deferred:
-            self._add_norms(merged[key].squared_norms())
+        norms = self._findings.squared_norms()
         if not self._step_open:
             self._buffers.withdraw()
             self._published = False
@@ -367,35 +348,21 @@ class PrivateGradients:
             self._buffers.begin(self._noise, std=std, step=expected.step)
             self._step_open = True
             self._open_step = expected.step
-        if self._norms is None or expected.empty:
+        if norms is None or expected.empty:
             return
         # Autograd saw loss_scale * (sum of losses) / B: undo both to get the gradients of the examples.
-        scale = (self._norms.shape[0] if self._mean else 1) / expected.loss_scale
-        factors = flat_clip_factors(self._norms * scale**2, max_grad_norm=self.max_grad_norm)
-        rejected = ~self._norms.isfinite()
-        any_rejected = bool(rejected.any())
+        scale = (norms.shape[0] if self._mean else 1) / expected.loss_scale
+        factors = flat_clip_factors(norms * scale**2, max_grad_norm=self.max_grad_norm)
+        rejected = ~norms.isfinite()
+        if bool(rejected.any()):
+            self._findings.reject(rejected)
         weights = factors * (scale / self.expected_batch_size)
         for parameter in self._parameters:
-            contribution = merged.get(id(parameter))
-            if contribution is None:
-                continue
-            if any_rejected:
-                # A factor of 0 is not enough: 0 * inf is not 0.
-                contribution = contribution.without(rejected)
-            total = self._buffers.view(parameter)
-            if total.dtype in (torch.float16, torch.bfloat16):
-                part = torch.zeros_like(total, dtype=torch.float32)
-                contribution.add_weighted_sum(part, weights.float())
-                total.add_(part)
-            else:
-                contribution.add_weighted_sum(total, weights.to(total.dtype))
+            self._findings.add_weighted_sum(parameter, self._buffers.view(parameter), weights)
 
     def _forget_micro_batch(self) -> None:
         self._collecting = False
-        self._norms = None
-        self._contributions = {}
-        self._deferred = {}
-        self._measured = []
+        self._findings = Findings()
         self._recorder.stop()
 
     def _trained_set_changed(self) -> bool:
