@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from lightning_privacy.gradients import DPOptimizer
-    from lightning_privacy.mechanisms import NoiseSource
+    from lightning_privacy.mechanisms import NoiseSource, SeededNoiseWarning
     from lightning_privacy.plugins import AtomicCheckpointIO
     from lightning_privacy.sampling import PoissonSampler
 
@@ -59,6 +59,7 @@ __all__ = [
     "PrivacyViolation",
     "RandomizedResponseRelease",
     "SampledGaussian",
+    "SeededNoiseWarning",
     "TruncatedSampledGaussian",
     "UnsupportedError",
     "__version__",
@@ -77,7 +78,7 @@ _ROOMS = {
         "UnsupportedError"
     ),
     "gradients": "DPOptimizer",
-    "mechanisms": "NoiseSource",
+    "mechanisms": "NoiseSource SeededNoiseWarning",
     "plugins": "AtomicCheckpointIO",
     "sampling": "PoissonSampler",
 }

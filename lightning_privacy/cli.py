@@ -58,7 +58,7 @@ _EXPLAINED = (
     OSError,
 )
 # A folder that can't be made or written to; a file that is missing is another matter.
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 _HYDRA_TRACE = "HYDRA_FULL_ERROR"
 _TRACE = "LIGHTNING_PRIVACY_FULL_ERROR"
 # True in general, and of no use here: the data is in memory, and the run folder is the run's own.
