@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from lightning_privacy.gradients.interception import has_own_forward
-from lightning_privacy.gradients.rules.base import Rule
+from lightning_privacy.gradients.rules.base import CompositeRule, Rule, Tap
 from lightning_privacy.gradients.rules.conv import ConvRule
 from lightning_privacy.gradients.rules.embedding import EmbeddingBagRule, EmbeddingRule
 from lightning_privacy.gradients.rules.linear import LinearRule
 from lightning_privacy.gradients.rules.norms import ChannelNormRule, TrailingNormRule
 
-__all__ = ["RULES", "Rule", "rule_for"]
+__all__ = ["COMPOSITE_RULES", "RULES", "CompositeRule", "Rule", "Tap", "composite_rule_for", "rule_for"]
 
 RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: LinearRule(),
@@ -30,6 +30,9 @@ RULES: dict[type[nn.Module], Rule] = {
 }
 """Layer classes and their rules. A subclass may compute anything, so only the exact class counts."""
 
+COMPOSITE_RULES: dict[type[nn.Module], CompositeRule] = {}
+"""Layer classes with several hooks or outputs, and their rules; exact classes here too."""
+
 
 def rule_for(module: nn.Module) -> Rule | None:
     """Return the rule of exactly this layer, or None when the fallback must serve."""
@@ -38,3 +41,11 @@ def rule_for(module: nn.Module) -> Rule | None:
     if isinstance(module, nn.EmbeddingBag) and module.mode == "max":
         return None
     return RULES.get(type(module))
+
+
+def composite_rule_for(module: nn.Module) -> CompositeRule | None:
+    """Return the composite rule of exactly this layer, or None when there is none or the fallback must serve."""
+    rule = COMPOSITE_RULES.get(type(module))
+    if rule is None or any(nn.utils.parametrize.is_parametrized(m) or has_own_forward(m) for m in module.modules()):
+        return None
+    return rule
