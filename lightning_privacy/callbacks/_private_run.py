@@ -19,6 +19,7 @@ from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._budget_horizon import BudgetHorizon
 from lightning_privacy.callbacks._buffer_watch import BufferWatch
 from lightning_privacy.callbacks._epoch_batches import EpochBatches
+from lightning_privacy.callbacks._monitored_metrics import MonitoredMetrics
 from lightning_privacy.callbacks._planning import steps_to_limits
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings
 from lightning_privacy.callbacks._schedule import StepSchedule, accumulation_value
@@ -105,6 +106,7 @@ class PrivateRun:
         self._batches = EpochBatches(sampler, microbatch_size=loader.batch_size or 1)
         self._guard = StepGuard(self._engine)
         self._buffers = BufferWatch(module)
+        self._metrics = MonitoredMetrics(trainer, ledger)
         self._installed: internals.InstalledLoader | None = None
 
     def attach(self) -> None:
@@ -228,6 +230,7 @@ class PrivateRun:
                 "optimizer_step called the closure several times or not at all"
             )
         self._tell_changed_buffers()
+        self._metrics.look()
         self._progress.at_step_boundary = entry.closes_step
         if entry.closes_step:
             self._affordable -= 1
@@ -279,3 +282,4 @@ class PrivateRun:
             internals.restore_validation_interval(self._trainer, self._validation_interval)
         if self._minimum is not None:
             internals.raise_minimum(self._trainer, self._minimum)
+        self._metrics.look()  # what was logged at the end of the last epoch

@@ -18,6 +18,7 @@ from lightning_privacy._lightning import LIGHTNING_NAME, CombinedLoader, Lightni
 __all__ = [
     "EpochPosition",
     "InstalledLoader",
+    "LoggedMetric",
     "batch_position",
     "count_loader_batches",
     "epoch_position",
@@ -31,6 +32,7 @@ __all__ = [
     "set_epoch_batches",
     "set_validation_due",
     "start_iterating",
+    "training_metrics",
     "uninstall_train_loader",
     "uses_dataloader_iter",
     "validation_interval",
@@ -71,6 +73,21 @@ class InstalledLoader:
 
     source: Any
     user_loader: Any
+
+
+@dataclass(frozen=True)
+class LoggedMetric:
+    """A metric that was given to ``self.log`` while training.
+
+    Args:
+        hook: The hook or step it was logged from.
+        name: The name it was logged under.
+        keys: The names under which ``trainer.callback_metrics`` has it.
+    """
+
+    hook: str
+    name: str
+    keys: tuple[str, ...]
 
 
 def request_train_loader(trainer: Trainer) -> Any:
@@ -224,3 +241,13 @@ def is_compiled(module: LightningModule) -> bool:
 def uses_dataloader_iter(trainer: Trainer) -> bool:
     """Whether ``training_step`` takes a ``dataloader_iter`` and fetches its batches itself."""
     return type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher"
+
+
+def training_metrics(trainer: Trainer) -> list[LoggedMetric]:
+    """What was logged in the training loop of this fit so far; validation has a collection of its own."""
+    collected = []
+    for metric in trainer.fit_loop.epoch_loop._results.values():
+        name = metric.meta.name
+        forks = (f"{name}_step", f"{name}_epoch") if metric.meta.forked else ()
+        collected.append(LoggedMetric(hook=metric.meta.fx, name=name, keys=(name, *forks)))
+    return collected

@@ -54,7 +54,7 @@ def test_p33_a_statistic_kept_in_a_buffer_is_a_caveat(tiny: Any) -> None:
 def test_a_model_that_leaves_its_buffers_alone_has_no_caveat(tiny: Any) -> None:
     privacy = DifferentialPrivacy(delta=1e-3, noise_multiplier=1.0)
     tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(tiny.Module(), tiny.loader(12, 4))
-    assert privacy.ledger.caveats == ()
+    assert not any("changed during training" in caveat for caveat in privacy.ledger.caveats)
 
 
 def test_p33_class_counts_and_weights_written_by_hand_are_noticed() -> None:
