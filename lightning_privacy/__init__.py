@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_privacy.accounting import (
+        AdaptiveClippingRelease,
         GaussianRelease,
         LaplaceRelease,
         NonPrivate,
@@ -37,22 +38,35 @@ if TYPE_CHECKING:
         PrivacyViolation,
         UnsupportedError,
     )
-    from lightning_privacy.gradients import DPOptimizer
+    from lightning_privacy.gradients import (
+        AdaptiveClipping,
+        AutomaticClipping,
+        ClippingPolicy,
+        DPOptimizer,
+        FlatClipping,
+        PerLayerClipping,
+    )
     from lightning_privacy.mechanisms import NoiseSource, SeededNoiseWarning
     from lightning_privacy.plugins import AtomicCheckpointIO
     from lightning_privacy.sampling import PoissonSampler
 
 __all__ = [
+    "AdaptiveClipping",
+    "AdaptiveClippingRelease",
     "AtomicCheckpointIO",
+    "AutomaticClipping",
     "CheckpointError",
+    "ClippingPolicy",
     "ConfigurationError",
     "DPOptimizer",
     "DifferentialPrivacy",
+    "FlatClipping",
     "GaussianRelease",
     "LaplaceRelease",
     "LightningPrivacyError",
     "NoiseSource",
     "NonPrivate",
+    "PerLayerClipping",
     "PoissonSampler",
     "PrivacyBudgetExceeded",
     "PrivacyLedger",
@@ -69,15 +83,15 @@ __all__ = [
 # Which room a name is in; the test of the exports holds this, __all__ and the imports above together.
 _ROOMS = {
     "accounting": (
-        "GaussianRelease LaplaceRelease NonPrivate PrivacyLedger RandomizedResponseRelease SampledGaussian "
-        "TruncatedSampledGaussian calibrate_noise"
+        "AdaptiveClippingRelease GaussianRelease LaplaceRelease NonPrivate PrivacyLedger RandomizedResponseRelease "
+        "SampledGaussian TruncatedSampledGaussian calibrate_noise"
     ),
     "callbacks": "DifferentialPrivacy",
     "errors": (
         "CheckpointError ConfigurationError LightningPrivacyError PrivacyBudgetExceeded PrivacyViolation "
         "UnsupportedError"
     ),
-    "gradients": "DPOptimizer",
+    "gradients": "AdaptiveClipping AutomaticClipping ClippingPolicy DPOptimizer FlatClipping PerLayerClipping",
     "mechanisms": "NoiseSource SeededNoiseWarning",
     "plugins": "AtomicCheckpointIO",
     "sampling": "PoissonSampler",

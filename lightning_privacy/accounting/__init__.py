@@ -14,6 +14,7 @@ from lightning_privacy.accounting.calibration import calibrate_noise
 from lightning_privacy.accounting.journal import LedgerJournal, missing_charges
 from lightning_privacy.accounting.ledger import PrivacyLedger
 from lightning_privacy.accounting.releases import (
+    AdaptiveClippingRelease,
     GaussianRelease,
     LaplaceRelease,
     NonPrivate,
@@ -25,6 +26,7 @@ from lightning_privacy.accounting.releases import (
 )
 
 __all__ = [
+    "AdaptiveClippingRelease",
     "GaussianRelease",
     "LaplaceRelease",
     "LedgerJournal",

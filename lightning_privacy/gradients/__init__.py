@@ -1,6 +1,21 @@
 """Per-example clipped gradients in one forward and one backward."""
 
+from lightning_privacy.gradients.clipping import (
+    AdaptiveClipping,
+    AutomaticClipping,
+    ClippingPolicy,
+    FlatClipping,
+    PerLayerClipping,
+)
 from lightning_privacy.gradients.engine import PrivateGradients
 from lightning_privacy.gradients.optimizer import DPOptimizer
 
-__all__ = ["DPOptimizer", "PrivateGradients"]
+__all__ = [
+    "AdaptiveClipping",
+    "AutomaticClipping",
+    "ClippingPolicy",
+    "DPOptimizer",
+    "FlatClipping",
+    "PerLayerClipping",
+    "PrivateGradients",
+]

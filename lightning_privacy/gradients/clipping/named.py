@@ -6,13 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.gradients.clipping.adaptive import AdaptiveClipping
+from lightning_privacy.gradients.clipping.automatic import AutomaticClipping
 from lightning_privacy.gradients.clipping.flat import FlatClipping
+from lightning_privacy.gradients.clipping.per_layer import PerLayerClipping
 from lightning_privacy.gradients.clipping.policy import ClippingPolicy
 
 __all__ = ["POLICIES", "clipping_policy"]
 
 POLICIES: dict[str, Callable[[Any], ClippingPolicy]] = {
     "flat": FlatClipping,
+    "per_layer": PerLayerClipping,
+    "automatic": AutomaticClipping,
+    "adaptive": AdaptiveClipping,
 }
 
 

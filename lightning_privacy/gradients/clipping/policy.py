@@ -97,7 +97,7 @@ class ClippingPolicy(ABC):
             Shape ``(B, G)``.
 
         Raises:
-            ConfigurationError: ``factors`` returned another shape.
+            ConfigurationError: ``factors`` returned another shape, or the bound is not a finite number above 0.
         """
         factors = self.factors(squared_norms)
         if factors.shape != squared_norms.shape:
@@ -107,7 +107,7 @@ class ClippingPolicy(ABC):
             )
         factors = zero_unless_finite(factors, squared_norms)
         lengths = torch.linalg.vector_norm(factors * squared_norms.sqrt().nan_to_num(0.0, 0.0), dim=1, keepdim=True)
-        bound = self.norm_bound
+        bound = positive(norm_bound=self.norm_bound)
         return torch.where(lengths > bound * (1 + _ROUNDING), factors * (bound / lengths), factors)
 
     def gradient_noise_multiplier(self, noise_multiplier: float) -> float:
