@@ -63,6 +63,15 @@ class Contribution(ABC):
     def tensors(self) -> list[Tensor]:
         """Return what :meth:`add_weighted_sum` will compute with, which may belong to others."""
 
+    def folded(self, rows_each: int) -> Contribution:
+        """Return the contribution of examples that have ``rows_each`` rows of this one each, next to each other."""
+        values = self.per_example()
+        return Dense(values.reshape(values.shape[0] // rows_each, rows_each, *values.shape[1:]).sum(1))
+
+    def joined(self, others: Sequence[Contribution]) -> Contribution | None:
+        """Return the sum with contributions of the same class, or None when they have to be instantiated for it."""
+        return None
+
 
 def squared_row_norms(values: Tensor) -> Tensor:
     """Return the squared norms of the rows of ``values``, right to a few roundings whatever their length.
@@ -217,6 +226,25 @@ class Outer(Contribution):
             return self._instantiated.tensors()
         return [factor for pair in self.pairs for factor in (pair.left, pair.right)]
 
+    def folded(self, rows_each: int) -> Contribution:
+        """See :meth:`Contribution.folded`."""
+        if self._instantiated is not None:
+            return self._instantiated.folded(rows_each)
+        pairs = []
+        for left, right in ((pair.left, pair.right) for pair in self.pairs):
+            size = (left.shape[0] // rows_each, rows_each * left.shape[1])
+            pairs.append(Pair(left.reshape(*size, *left.shape[2:]), right.reshape(*size, right.shape[2])))
+        return Outer(pairs, self.shape)
+
+    def joined(self, others: Sequence[Contribution]) -> Outer | None:
+        """See :meth:`Contribution.joined`."""
+        uses = [self, *(other for other in others if isinstance(other, Outer))]
+        if any(use._instantiated is not None for use in uses):
+            return None
+        pairs = [pair for use in uses for pair in use.pairs]
+        kinds = ([pair for pair in pairs if pair.one_hot], [pair for pair in pairs if not pair.one_hot])
+        return Outer([_concatenated(kind) for kind in kinds if kind], self.shape)
+
     def _reach(self) -> Tensor:
         """Return what each example's norm would be if none of its positions cancelled another, shape ``(B,)``."""
         total: Tensor | None = None
@@ -253,6 +281,13 @@ class Outer(Contribution):
             width = self.shape[1] + (0 if first.one_hot or second.one_hot else self.shape[0])
             gram += products * (width + _MEMORY_COST)
         return instantiated < gram
+
+
+def _concatenated(pairs: Sequence[Pair]) -> Pair:
+    # One product over all positions, where a layer that is called step by step would need one for each two steps.
+    if len(pairs) == 1:
+        return pairs[0]
+    return Pair(torch.cat([pair.left for pair in pairs], 1), torch.cat([pair.right for pair in pairs], 1))
 
 
 def _products(first: Tensor, second: Tensor) -> Tensor:
@@ -301,9 +336,10 @@ def merge(contributions: Sequence[Contribution]) -> Contribution:
     """
     if len(contributions) == 1:
         return contributions[0]
-    outer = [item for item in contributions if isinstance(item, Outer)]
-    if len(outer) == len(contributions):
-        return Outer([pair for item in outer for pair in item.pairs], outer[0].shape)
+    if len({type(item) for item in contributions}) == 1:
+        joined = contributions[0].joined(contributions[1:])
+        if joined is not None:
+            return joined
     total = contributions[0].per_example().clone()
     for item in contributions[1:]:
         total += item.per_example()
