@@ -60,15 +60,7 @@ class PerLayerClipping(ClippingPolicy):
     """
 
     def __init__(self, max_grad_norm: float | Sequence[float] | Mapping[str, float] = 1.0) -> None:
-        self._given: float | list[float] | dict[str, float]
-        if isinstance(max_grad_norm, Mapping):
-            self._given = {
-                _pattern(key): one_bound(**{f"max_grad_norm[{key!r}]": bound}) for key, bound in max_grad_norm.items()
-            }
-        elif isinstance(max_grad_norm, Sequence) and not isinstance(max_grad_norm, str):
-            self._given = [one_bound(**{f"max_grad_norm[{index}]": bound}) for index, bound in enumerate(max_grad_norm)]
-        else:
-            self._given = one_bound(max_grad_norm=max_grad_norm)
+        self._given = _read(max_grad_norm)
         if self._given in ([], {}):
             raise ConfigurationError(
                 f"max_grad_norm must be a bound, one for each layer, or one for each group, got {max_grad_norm!r}"
