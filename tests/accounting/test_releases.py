@@ -7,6 +7,7 @@ import dp_accounting
 import pytest
 
 from lightning_privacy.accounting.releases import (
+    AdaptiveClippingRelease,
     GaussianRelease,
     LaplaceRelease,
     NonPrivate,
@@ -20,6 +21,7 @@ from lightning_privacy.errors import ConfigurationError
 
 EACH = [
     SampledGaussian(1.5, 0.25),
+    AdaptiveClippingRelease(1.5, 0.25, 2.0),
     TruncatedSampledGaussian(1.5, 0.25, 1000, 300),
     GaussianRelease(2.0),
     LaplaceRelease(0.5),
@@ -48,6 +50,7 @@ def test_frozen_and_labelled(release: Release) -> None:
 def test_events_are_those_of_dp_accounting() -> None:
     event = dp_accounting.dp_event
     assert SampledGaussian(1.5, 0.25).event() == event.PoissonSampledDpEvent(0.25, event.GaussianDpEvent(1.5))
+    assert AdaptiveClippingRelease(1.5, 0.25, 2.0).event() == SampledGaussian(1.5, 0.25).event()
     assert TruncatedSampledGaussian(1.5, 0.25, 1000, 300).event() == event.TruncatedSubsampledGaussianDpEvent(
         1000, 0.25, 300, 1.5
     )
@@ -74,7 +77,18 @@ def test_equal_numbers_of_other_types_are_one_release() -> None:
     assert type(SampledGaussian(1, 1).to_dict()["noise_multiplier"]) is float
 
 
-@pytest.mark.parametrize("release", [SampledGaussian(0, 0.1), GaussianRelease(0)])
+def test_p13_both_shares_of_adaptive_clipping_are_told_and_add_up() -> None:
+    release = AdaptiveClippingRelease(noise_multiplier=1.0, sample_rate=0.01, count_noise_std=1.25)
+    gradient = release.gradient_noise_multiplier
+    assert 1 / gradient**2 + 1 / 2.5**2 == pytest.approx(1.0, rel=1e-12)
+    assert f"sigma 1: gradient {gradient:.6g}, count 1.25; rate 0.01" in release.label
+    assert release != SampledGaussian(1.0, 0.01)
+    # As little noise on the count as there can be leaves the digits intact.
+    close = math.nextafter(0.5, 1.0)
+    assert AdaptiveClippingRelease(1.0, 0.01, close).gradient_noise_multiplier == pytest.approx(2.0**25.5, rel=1e-9)
+
+
+@pytest.mark.parametrize("release", [SampledGaussian(0, 0.1), AdaptiveClippingRelease(0, 0.1, 1), GaussianRelease(0)])
 def test_no_noise_is_allowed_and_not_private(release: Release) -> None:
     assert not release.private
 
@@ -87,6 +101,9 @@ def test_no_noise_is_allowed_and_not_private(release: Release) -> None:
         (lambda: SampledGaussian(1.0, 0.0), "sample_rate.*0.0"),
         (lambda: SampledGaussian(1.0, 1.5), "sample_rate.*1.5"),
         (lambda: SampledGaussian("1", 0.1), "noise_multiplier.*'1'"),
+        (lambda: AdaptiveClippingRelease(-1.0, 0.1, 1.0), "noise_multiplier.*-1.0"),
+        (lambda: AdaptiveClippingRelease(1.0, 0.1, 0.0), "count_noise_std.*0.0"),
+        (lambda: AdaptiveClippingRelease(3.0, 0.1, 1.5), "count_noise_std must be above 1.5, half of .* 3.0, got 1.5"),
         (lambda: TruncatedSampledGaussian(1.0, 0.1, 0, 5), "num_examples.*0"),
         (lambda: TruncatedSampledGaussian(1.0, 0.1, 10, 2.5), "max_batch_size.*2.5"),
         (lambda: GaussianRelease(math.inf), "noise_multiplier.*inf"),
