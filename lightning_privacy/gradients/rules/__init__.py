@@ -10,6 +10,7 @@ from lightning_privacy.gradients.rules.conv import ConvRule
 from lightning_privacy.gradients.rules.embedding import EmbeddingBagRule, EmbeddingRule
 from lightning_privacy.gradients.rules.linear import LinearRule
 from lightning_privacy.gradients.rules.norms import ChannelNormRule, TrailingNormRule
+from lightning_privacy.gradients.rules.recurrent import ElmanRule, GRURule, LSTMRule
 
 __all__ = ["COMPOSITE_RULES", "RULES", "CompositeRule", "Rule", "Tap", "composite_rule_for", "rule_for"]
 
@@ -30,7 +31,11 @@ RULES: dict[type[nn.Module], Rule] = {
 }
 """Layer classes and their rules. A subclass may compute anything, so only the exact class counts."""
 
-COMPOSITE_RULES: dict[type[nn.Module], CompositeRule] = {}
+COMPOSITE_RULES: dict[type[nn.Module], CompositeRule] = {
+    nn.RNN: ElmanRule(),
+    nn.LSTM: LSTMRule(),
+    nn.GRU: GRURule(),
+}
 """Layer classes with several hooks or outputs, and their rules; exact classes here too."""
 
 
