@@ -30,6 +30,7 @@ __all__ = [
     "Callback",
     "CheckpointIO",
     "CombinedLoader",
+    "DDPStrategy",
     "GradientAccumulationScheduler",
     "LightningDataModule",
     "LightningModule",
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
     from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
     from pytorch_lightning.loggers import CSVLogger, Logger
     from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
-    from pytorch_lightning.strategies import SingleDeviceStrategy, Strategy
+    from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
     from pytorch_lightning.utilities import CombinedLoader
 else:
     pl = _part("")
@@ -87,6 +88,7 @@ else:
     ModelCheckpoint = _part(".callbacks").ModelCheckpoint
     CSVLogger = _part(".loggers").CSVLogger
     Logger = _part(".loggers").Logger
+    DDPStrategy = _part(".strategies").DDPStrategy
     SingleDeviceStrategy = _part(".strategies").SingleDeviceStrategy
     Strategy = _part(".strategies").Strategy
     CombinedLoader = _part(".utilities").CombinedLoader

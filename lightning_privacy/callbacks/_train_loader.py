@@ -15,6 +15,7 @@ Example:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     Sampler,
@@ -30,7 +32,7 @@ from torch.utils.data import (
 
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 
-__all__ = ["LoaderFacts", "examine", "with_batch_sampler"]
+__all__ = ["LoaderFacts", "examine", "undivided", "with_batch_sampler"]
 
 _OWN_ITERATION = ("__iter__", "__len__", "_get_iterator", "_index_sampler", "_auto_collation")
 
@@ -56,6 +58,40 @@ class LoaderFacts:
     def sample_rate(self) -> float:
         """Probability of each example to be in the batch of a step."""
         return self.expected_batch_size / self.num_examples
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a step takes several batches of the loader."""
+        return self.expected_batch_size != self.batch_size
+
+
+def undivided(loader: Any, *, processes: int) -> Any:
+    """The same loader over all examples, where it has torch's own sampler for one process of several.
+
+    Such a sampler gives each process its part of a shuffled epoch. A private fit shares out each random draw
+    instead, so nothing is lost. Any other sampler is left for :func:`examine` to judge.
+
+    Args:
+        loader: What the user gave as train loader; it is not touched.
+        processes: How many train.
+    """
+    if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
+        return loader
+    sampler = loader.sampler
+    if type(sampler) is not DistributedSampler:
+        return loader
+    if (
+        sampler.dataset is not loader.dataset
+        or sampler.num_replicas != processes
+        or not isinstance(loader.dataset, Sized)
+    ):
+        return loader
+    plain: Sampler[int] = RandomSampler(loader.dataset) if sampler.shuffle else SequentialSampler(loader.dataset)
+    whole = copy.copy(loader)
+    # A loader refuses to be given another sampler; this copy has not been iterated over yet.
+    batches = BatchSampler(plain, loader.batch_sampler.batch_size, loader.batch_sampler.drop_last)
+    vars(whole).update(sampler=plain, batch_sampler=batches)
+    return whole
 
 
 def examine(loader: object, *, accumulate: int) -> LoaderFacts:

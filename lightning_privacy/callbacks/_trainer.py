@@ -7,23 +7,35 @@ versions of Lightning in ``pyproject.toml``: an upgrade that moves one of them f
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from lightning_privacy._lightning import LIGHTNING_NAME, CombinedLoader, LightningModule, Trainer
+from lightning_privacy._lightning import (
+    LIGHTNING_NAME,
+    CombinedLoader,
+    DDPStrategy,
+    LightningModule,
+    Strategy,
+    Trainer,
+)
 
 __all__ = [
     "EpochPosition",
     "InstalledLoader",
+    "LoaderShield",
     "LoggedMetric",
     "batch_position",
     "count_loader_batches",
+    "ddp_extras",
     "epoch_position",
+    "hand_over_results",
     "install_train_loader",
     "is_compiled",
+    "launches_elsewhere",
+    "lift_shield",
     "loaded_checkpoint",
     "lower_minimum",
     "raise_minimum",
@@ -31,9 +43,12 @@ __all__ = [
     "restore_validation_interval",
     "set_epoch_batches",
     "set_validation_due",
+    "shield_train_loader",
     "start_iterating",
+    "synchronises_batch_norm",
     "training_metrics",
     "uninstall_train_loader",
+    "unwrap_model",
     "uses_dataloader_iter",
     "validation_interval",
 ]
@@ -76,6 +91,13 @@ class InstalledLoader:
 
 
 @dataclass(frozen=True)
+class LoaderShield:
+    """What :func:`lift_shield` needs to undo a shield."""
+
+    use_distributed_sampler: bool
+
+
+@dataclass(frozen=True)
 class LoggedMetric:
     """A metric that was given to ``self.log`` while training.
 
@@ -88,6 +110,32 @@ class LoggedMetric:
     hook: str
     name: str
     keys: tuple[str, ...]
+
+
+def shield_train_loader(trainer: Trainer, whole: Callable[[Any], Any]) -> LoaderShield:
+    """Keep Lightning from giving each process a part of the train data of its own; call in ``setup``.
+
+    The train loader is asked for, and counted by ``estimated_stepping_batches``, as in a single process. Loaders for
+    validation are set up later and not concerned.
+
+    Args:
+        trainer: The trainer.
+        whole: Turns what the user gave as train loader into one over all examples.
+    """
+    connector, source = trainer._accelerator_connector, trainer.fit_loop._data_source
+    shield = LoaderShield(connector.use_distributed_sampler)
+    connector.use_distributed_sampler = False
+    requested = source.dataloader
+    vars(source)["dataloader"] = lambda: whole(requested())
+    if trainer.world_size > 1:
+        trainer.fit_loop._combined_loader = None  # somebody may have asked for it before
+    return shield
+
+
+def lift_shield(trainer: Trainer, shield: LoaderShield) -> None:
+    """Undo :func:`shield_train_loader`."""
+    trainer._accelerator_connector.use_distributed_sampler = shield.use_distributed_sampler
+    del vars(trainer.fit_loop._data_source)["dataloader"]
 
 
 def request_train_loader(trainer: Trainer) -> Any:
@@ -126,7 +174,10 @@ def count_loader_batches(trainer: Trainer, length: int) -> int:
 
 
 def install_train_loader(trainer: Trainer, loader: DataLoader[Any], *, user_loader: Any) -> InstalledLoader:
-    """Make ``loader`` the one the fit loop trains on, as if the user had passed it; it is not iterated yet."""
+    """Make ``loader`` the one the fit loop trains on, as if the user had passed it; it is not iterated yet.
+
+    With several processes, call it behind the shield: Lightning would change what the loader's sampler draws.
+    """
     data_connector = importlib.import_module(f"{LIGHTNING_NAME}.trainer.connectors.data_connector")
     states = importlib.import_module(f"{LIGHTNING_NAME}.trainer.states")
     fit_loop = trainer.fit_loop
@@ -231,6 +282,51 @@ def raise_minimum(trainer: Trainer, before: tuple[int | None, int | None]) -> No
 def loaded_checkpoint(trainer: Trainer) -> dict[str, Any]:
     """The checkpoint a fit resumes from, as loaded; empty when it starts anew. Only until training starts."""
     return trainer._checkpoint_connector._loaded_checkpoint
+
+
+def ddp_extras(strategy: DDPStrategy) -> dict[str, Any]:
+    """The arguments of DDP that change what the processes exchange, by name; None where not given."""
+    return {
+        "ddp_comm_hook": strategy._ddp_comm_hook,
+        "ddp_comm_state": strategy._ddp_comm_state,
+        "ddp_comm_wrapper": strategy._ddp_comm_wrapper,
+        "model_averaging_period": strategy._model_averaging_period,
+    }
+
+
+def synchronises_batch_norm(trainer: Trainer) -> bool:
+    """Whether batch norm layers are turned into ones with statistics over all processes."""
+    return getattr(trainer.strategy, "_layer_sync", None) is not None
+
+
+def unwrap_model(strategy: Strategy) -> None:
+    """Let the strategy run the module itself, for the rest of a fit, and not DistributedDataParallel around it.
+
+    The wrapper has done its work once it was made: weights and buffers are those of the first process. Private
+    gradients are summed once a step; its own reducer would wait for gradients that no parameter gets, and its forward
+    would broadcast buffers. Lightning takes the wrapper off at the end of a fit anyway.
+    """
+    strategy.model = strategy.lightning_module
+
+
+def launches_elsewhere(trainer: Trainer) -> bool:
+    """Whether ``fit`` starts processes that are copies of the present one and does not train in it itself."""
+    return hasattr(trainer.strategy.launcher, "get_extra_results")
+
+
+def hand_over_results(trainer: Trainer, extra: Callable[[], Any]) -> None:
+    """Send what ``extra`` returns along with the results a started process gives back to the one that started it.
+
+    It is called when the fit is over, and need only be something that can be pickled: unpickling it is what happens
+    in the other process.
+    """
+    launcher: Any = trainer.strategy.launcher
+    own = launcher.get_extra_results
+
+    def with_extra(trainer: Trainer) -> dict[str, Any]:
+        return {**own(trainer), "lightning_privacy": extra()}
+
+    launcher.get_extra_results = with_extra
 
 
 def is_compiled(module: LightningModule) -> bool:
