@@ -142,8 +142,8 @@ def test_a_private_run_prints_nothing_but_what_helps(calls):
     lines = [line for line in call.out.splitlines() if "│" not in line and "┃" not in line and "━" not in line]
     starts = [" ".join(line.split()[:2]) for line in lines if line.strip()]
     assert starts == [
-        "Run folder:", "Training with", "epoch 1", "epoch 2", "Training the", "Result", "* Training", "* The",
-        "Config, metrics,",
+        "Run folder:", "Training with", "epoch 1", "epoch 2", "Training the", "Result", "* Training", "* Logged",
+        "* The", "Config, metrics,",
     ]  # fmt: skip
     assert "privacy/epsilon" in call.out
 
