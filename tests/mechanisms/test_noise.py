@@ -174,7 +174,7 @@ import torch
 from lightning_privacy.mechanisms import NoiseSource
 warnings.simplefilter("ignore")
 torch.set_num_threads(2)
-sources = NoiseSource(), NoiseSource(3)
+sources = NoiseSource(), NoiseSource(3), NoiseSource(secure=True), NoiseSource(3, secure=True)
 big = 400_000  # enough for the helper threads, which the child does not inherit
 for source in sources:
     source.normals(big, std=1.0, step=0)
@@ -186,9 +186,8 @@ if pid == 0:
 sys.exit(os.waitstatus_to_exitcode(status))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, timeout=120)
-    (unseeded_a, seeded_a), (unseeded_b, seeded_b) = (eval(line) for line in result.stdout.splitlines())
-    assert unseeded_a != unseeded_b
-    assert seeded_a == seeded_b
+    parent, child = (eval(line) for line in result.stdout.splitlines())
+    assert [a == b for a, b in zip(parent, child, strict=True)] == [False, True, False, True]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -308,6 +307,126 @@ def test_state_of_a_seeded_source_is_its_seed():
     NoiseSource().load_state_dict({"seed": 12})
     with pytest.raises(CheckpointError, match="seed 13, this source has seed 12"):
         source.load_state_dict({"seed": 13})
+
+
+def test_unseeded_secure_source_says_so_and_never_repeats():
+    source = NoiseSource(secure=True)
+    assert (source.secure, source.seeded, source.caveat, NoiseSource().secure) == (True, False, None, False)
+    assert repr(source) == "NoiseSource(seed=None, secure=True)"
+    assert not torch.equal(draw(source), draw(source))
+    zeros = torch.zeros(64)
+    assert not torch.equal(source.add_(zeros.clone(), std=1.0, step=0), source.add_(zeros.clone(), std=1.0, step=0))
+
+
+@pytest.mark.parametrize("secure", [1, None, "yes"])
+def test_secure_is_a_bool(secure):
+    with pytest.raises(ConfigurationError, match="secure must be True or False, got"):
+        NoiseSource(secure=secure)
+
+
+def seeded_secure(seed):
+    with pytest.warns(SeededNoiseWarning):
+        return NoiseSource(seed, secure=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_seeded_secure_values_are_a_function_of_seed_step_and_stream(dtype):
+    first, second = seeded_secure(11), seeded_secure(11)
+    draw(first, 5000, step=8, dtype=dtype)
+
+    def both(source, step, stream):
+        noise = draw(source, 3000, step=step, stream=stream, dtype=dtype)
+        return torch.stack([noise, source.add_(torch.zeros(3000, dtype=dtype), std=1.0, step=step, stream=stream)])
+
+    values = both(first, 3, 2)
+    assert torch.equal(values, both(second, 3, 2))
+    for other in (both(first, 4, 2), both(first, 3, 1), both(seeded_secure(12), 3, 2)):
+        assert (values == other).double().mean() < 0.2  # bfloat16 has few numbers: equal ones come by chance
+    assert not torch.equal(values[0], draw(seeded(11), 3000, step=3, stream=2, dtype=dtype))
+
+
+@pytest.mark.parametrize("make", [seeded, seeded_secure], ids=["plain", "secure"])
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.full((40, 30), 5.0).t(),
+        torch.full((200,), 5.0)[::2],
+        torch.full((33,), 5.0, dtype=torch.float64)[1:],
+        torch.full((4, 3, 5, 6), 5.0, dtype=torch.bfloat16).to(memory_format=torch.channels_last),
+    ],
+    ids=["transposed", "strided", "double", "bfloat16"],
+)
+def test_noise_is_added_whatever_the_layout(make, tensor):
+    source, tensor = make(6), tensor.clone()
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    expected = make(6).add_(torch.full(tuple(tensor.shape), 5.0, dtype=dtype), std=1.0, step=2)
+    assert source.add_(tensor, std=1.0, step=2) is tensor
+    assert torch.equal(tensor, expected.to(tensor.dtype))
+    assert abs(tensor.double().mean() - 5.0) < 6 / math.sqrt(tensor.numel())  # 2e-9 for a fresh seed
+
+
+def test_plain_source_adds_what_it_fills_with():
+    values = torch.arange(50.0)
+    added = seeded(3).add_(values.clone(), std=2.0, step=7, stream=1)
+    assert torch.equal(added, values + seeded(3).normals(50, std=2.0, step=7, stream=1))
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_std_zero_adds_nothing(secure):
+    values = torch.tensor([0.1, -0.0, 3e-30])
+    assert torch.equal(NoiseSource(secure=secure).add_(values.clone(), std=0.0, step=0), values)
+
+
+@pytest.mark.parametrize("method", ["normal_", "add_"])
+def test_autograd_notices_secure_noise(method):
+    weight = torch.nn.Parameter(torch.ones(5))
+    product = (weight * weight).sum()
+    getattr(NoiseSource(secure=True), method)(weight, std=1.0, step=0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_p25_copies_of_a_secure_source_are_secure_and_take_new_keys(duplicate):
+    source = NoiseSource(secure=True)
+    twin = duplicate(source)
+    assert twin.secure
+    assert not {source._grid_key, *source._secure_keys} & {twin._grid_key, *twin._secure_keys}
+    assert not any(key in pickle.dumps(source) for key in (source._grid_key, *source._secure_keys))
+    assert torch.equal(draw(duplicate(seeded_secure(4))), draw(seeded_secure(4)))
+
+
+def test_state_of_a_secure_source():
+    assert NoiseSource(secure=True).state_dict() == {}
+    source = seeded_secure(12)
+    assert source.state_dict() == {"seed": 12, "secure": True}
+    source.load_state_dict(source.state_dict())
+    source.load_state_dict({})
+    NoiseSource(secure=True).load_state_dict(seeded(12).state_dict())
+    with pytest.raises(CheckpointError, match="secure=False, this source has secure=True"):
+        source.load_state_dict(seeded(12).state_dict())
+    with pytest.raises(CheckpointError, match="secure=True, this source has secure=False"):
+        seeded(12).load_state_dict(source.state_dict())
+
+
+def test_p29_secure_noise_for_another_device_never_asks_its_generator(monkeypatch):
+    asked = []
+    monkeypatch.setattr(NoiseSource, "_generator", lambda self, device, nonce: asked.append(device))
+    values = torch.empty(5, device="meta")
+    NoiseSource(secure=True).normal_(values, std=1.0, step=0)
+    assert asked == []
+    NoiseSource().normal_(values, std=1.0, step=0)
+    assert asked == [torch.device("meta")]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_p29_secure_noise_on_cuda_is_that_of_the_cpu():
+    values = torch.arange(3000.0)
+    state = torch.cuda.get_rng_state()
+    on_device = seeded_secure(5).add_(values.cuda(), std=0.3, step=1)
+    assert torch.equal(on_device.cpu(), seeded_secure(5).add_(values.clone(), std=0.3, step=1))
+    assert torch.equal(draw(seeded_secure(5), device="cuda").cpu(), draw(seeded_secure(5)))
+    assert torch.equal(torch.cuda.get_rng_state(), state)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
