@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from lightning_privacy.gradients.interception import has_own_forward
+from lightning_privacy.gradients.rules.attention import AttentionRule
 from lightning_privacy.gradients.rules.base import CompositeRule, Rule, Tap
 from lightning_privacy.gradients.rules.conv import ConvRule
 from lightning_privacy.gradients.rules.embedding import EmbeddingBagRule, EmbeddingRule
@@ -32,6 +33,7 @@ RULES: dict[type[nn.Module], Rule] = {
 """Layer classes and their rules. A subclass may compute anything, so only the exact class counts."""
 
 COMPOSITE_RULES: dict[type[nn.Module], CompositeRule] = {
+    nn.MultiheadAttention: AttentionRule(),
     nn.RNN: ElmanRule(),
     nn.LSTM: LSTMRule(),
     nn.GRU: GRURule(),
