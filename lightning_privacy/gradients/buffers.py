@@ -1,7 +1,8 @@
 """The gradient in the making: one flat tensor per dtype and device, with a view for each parameter.
 
 A step starts by filling it with the step's noise; clipped sums are added on top, micro-batch by micro-batch. So the
-sum of a step never exists without its noise, and noise costs one pass over memory.
+sum of a step never exists without its noise, and noise costs one pass over memory. Sums are kept in float32 or better;
+parameters of half precision get a rounded copy in the end.
 """
 
 from __future__ import annotations
@@ -30,25 +31,38 @@ class GradientBuffers:
             groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
         self._flat: list[Tensor] = []
         self._views: dict[int, Tensor] = {}
+        self._rounded: list[tuple[Tensor, Tensor]] = []  # copies for parameters of half precision, and their originals
+        self._gradients: dict[int, Tensor] = {}
         for (dtype, device), members in groups.items():
-            flat = torch.zeros(sum(p.numel() for p in members), dtype=dtype, device=device)
+            flat, views = _allocate(members, torch.promote_types(dtype, torch.float32), device)
             self._flat.append(flat)
-            for parameter, piece in zip(members, torch.split(flat, [p.numel() for p in members]), strict=True):
-                self._views[id(parameter)] = piece.view(parameter.shape)
+            self._views.update(views)
+            if flat.dtype == dtype:
+                self._gradients.update(views)
+                continue
+            rounded, views = _allocate(members, dtype, device)
+            self._rounded.append((rounded, flat))
+            self._gradients.update(views)
 
-    def begin(self, noise: NoiseSource, *, std: float, step: int) -> None:
+    @property
+    def flat(self) -> list[Tensor]:
+        """The storage itself: one 1-D tensor for each precision and device."""
+        return self._flat
+
+    def begin(self, noise: NoiseSource, *, std: float, step: int, stream: int = 0) -> None:
         """Fill with the noise of ``step``.
 
         Args:
             noise: the source.
             std: standard deviation, in the units of the final gradient; 0 fills with zeros.
             step: number of the step; a seeded source derives the noise from it.
+            stream: number of the first stream of that noise.
         """
-        for stream, flat in enumerate(self._flat):
+        for number, flat in enumerate(self._flat):
             if std == 0:
                 flat.zero_()
             else:
-                noise.normal_(flat, std=std, step=step, stream=stream)
+                noise.normal_(flat, std=std, step=step, stream=stream + number)
 
     def clear(self) -> None:
         """Overwrite what was collected, so that an abandoned step leaves nothing behind."""
@@ -60,9 +74,11 @@ class GradientBuffers:
         return self._views[id(parameter)]
 
     def publish(self) -> None:
-        """Make the buffer's content the ``grad`` of the parameters."""
+        """Make the buffer's content the ``grad`` of the parameters that train at the moment."""
+        for rounded, flat in self._rounded:
+            rounded.copy_(flat)
         for parameter in self._parameters:
-            parameter.grad = self._views[id(parameter)]
+            parameter.grad = self._gradients[id(parameter)] if parameter.requires_grad else None
 
     def withdraw(self) -> None:
         """Take ``grad`` away from the parameters."""
@@ -71,4 +87,13 @@ class GradientBuffers:
 
     def published(self) -> bool:
         """Return whether each parameter's ``grad`` is this buffer's, or None."""
-        return all(p.grad is None or p.grad is self._views[id(p)] for p in self._parameters)
+        return all(p.grad is None or p.grad is self._gradients[id(p)] for p in self._parameters)
+
+
+def _allocate(
+    members: Sequence[nn.Parameter], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Return flat zeros for ``members`` and each one's view of it, by ``id``."""
+    flat = torch.zeros(sum(p.numel() for p in members), dtype=dtype, device=device)
+    pieces = torch.split(flat, [p.numel() for p in members])
+    return flat, {id(p): piece.view(p.shape) for p, piece in zip(members, pieces, strict=True)}

@@ -87,26 +87,36 @@ def _weight_gradient(
 
 
 def per_example_conv_gradients(
-    x: Tensor, g: Tensor, shape: tuple[int, ...], geometry: ConvGeometry, padding: tuple[int, ...]
+    x: Tensor,
+    g: Tensor,
+    shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    padding: tuple[int, ...],
+    rows_each: int = 1,
 ) -> Tensor:
     """Return the weight gradient of every example.
 
     Args:
-        x: input, ``(B, C_in, *spatial_in)``.
-        g: output gradient, ``(B, C_out, *spatial_out)``.
+        x: input, ``(B * rows_each, C_in, *spatial_in)``.
+        g: output gradient, ``(B * rows_each, C_out, *spatial_out)``.
         shape: the weight's shape, ``(C_out, C_in / groups, *kernel)``.
         geometry: stride, dilation and groups.
         padding: zeros implied on both sides of each spatial dimension.
+        rows_each: images (views, frames) of one example, next to each other; their gradients are added up, by the
+            kernel's own sum over its batch, so that memory doesn't depend on their number.
 
     Returns:
         ``(B, *shape)``.
     """
-    batch = x.shape[0]
+    batch = x.shape[0] // rows_each
     if batch == 0:
         return x.new_zeros(0, *shape)
+    if rows_each > 1:
+        x = x.reshape(batch, rows_each, *x.shape[1:]).transpose(0, 1)
+        g = g.reshape(batch, rows_each, *g.shape[1:]).transpose(0, 1)
     folded = _weight_gradient(
-        x.reshape(1, batch * x.shape[1], *x.shape[2:]),
-        g.reshape(1, batch * g.shape[1], *g.shape[2:]),
+        x.reshape(rows_each, batch * x.shape[-len(geometry.kernel) - 1], *x.shape[-len(geometry.kernel) :]),
+        g.reshape(rows_each, batch * g.shape[-len(geometry.kernel) - 1], *g.shape[-len(geometry.kernel) :]),
         (batch * shape[0], *shape[1:]),
         geometry,
         padding,
@@ -166,6 +176,7 @@ class ConvContribution(Contribution):
         shape: the weight's shape.
         geometry: kernel size, stride, dilation and groups.
         padding: zeros implied on both sides of each spatial dimension; default none.
+        rows_each: images of one example, next to each other in ``x`` and ``g``.
     """
 
     def __init__(
@@ -175,8 +186,10 @@ class ConvContribution(Contribution):
         shape: tuple[int, ...],
         geometry: ConvGeometry,
         padding: tuple[int, ...] | None = None,
+        rows_each: int = 1,
     ) -> None:
         self.x, self.g = x, g
+        self.rows_each = rows_each
         self.shape, self.geometry = shape, geometry
         self.padding = padding or (0,) * len(geometry.kernel)
         self._instantiated: Dense | None = None
@@ -187,6 +200,8 @@ class ConvContribution(Contribution):
             self._instantiated = Dense(self.per_example())
             del self.x, self.g
             return self._instantiated.squared_norms()
+        if self.rows_each > 1:
+            return self._norms_in_parts()
         return conv_gram_norms(self.x, self.g, self.geometry, self.padding)
 
     def add_weighted_sum(self, out: Tensor, weights: Tensor) -> None:
@@ -194,6 +209,7 @@ class ConvContribution(Contribution):
         if self._instantiated is not None:
             self._instantiated.add_weighted_sum(out, weights)
         elif self.x.shape[0] > 0:
+            weights = weights.repeat_interleave(self.rows_each) if self.rows_each > 1 else weights
             scaled = self.g * weights.view(-1, *([1] * (self.g.dim() - 1)))
             out.add_(_weight_gradient(self.x, scaled, self.shape, self.geometry, self.padding, self.geometry.groups))
 
@@ -201,16 +217,21 @@ class ConvContribution(Contribution):
         """See :meth:`Contribution.per_example`."""
         if self._instantiated is not None:
             return self._instantiated.values
-        return per_example_conv_gradients(self.x, self.g, self.shape, self.geometry, self.padding)
+        return per_example_conv_gradients(self.x, self.g, self.shape, self.geometry, self.padding, self.rows_each)
+
+    def folded(self, rows_each: int) -> ConvContribution:
+        """Return the contribution of examples that have ``rows_each`` rows of this one each, next to each other."""
+        rows_each *= self.rows_each
+        return ConvContribution(self.x, self.g, self.shape, self.geometry, self.padding, rows_each)
 
     def without(self, rejected: Tensor) -> Contribution:
         """See :meth:`Contribution.without`."""
         if self._instantiated is not None:
             return self._instantiated.without(rejected)
+        rejected = rejected.repeat_interleave(self.rows_each) if self.rows_each > 1 else rejected
         rows = rejected.view(-1, *([1] * (self.x.dim() - 1)))
-        return ConvContribution(
-            self.x.masked_fill(rows, 0), self.g.masked_fill(rows, 0), self.shape, self.geometry, self.padding
-        )
+        x, g = self.x.masked_fill(rows, 0), self.g.masked_fill(rows, 0)
+        return ConvContribution(x, g, self.shape, self.geometry, self.padding, self.rows_each)
 
     def tensors(self) -> list[Tensor]:
         """See :meth:`Contribution.tensors`."""
@@ -219,8 +240,10 @@ class ConvContribution(Contribution):
     def _instantiation_is_cheaper(self) -> bool:
         """Compare multiply-adds per example, memory traffic counted in the same unit."""
         elements = prod(self.shape)
-        if self.x.shape[0] * elements > _MAX_ELEMENTS:
+        if self.x.shape[0] // self.rows_each * elements > _MAX_ELEMENTS:
             return False
+        if self.rows_each > 1:
+            return True
         positions = prod(self.g.shape[2:])
         pixels = prod(size + 2 * pad for size, pad in zip(self.x.shape[2:], self.padding, strict=True))
         gradient = positions * elements
@@ -232,3 +255,12 @@ class ConvContribution(Contribution):
             + positions**2 * prod(self.geometry.kernel) * _WINDOW_COST
         ) + gradient
         return instantiate <= gram
+
+    def _norms_in_parts(self) -> Tensor:
+        """Instantiate the gradients of a few examples at a time, for their norms only."""
+        step = max(1, _MAX_ELEMENTS // prod(self.shape)) * self.rows_each
+        norms = []
+        for x, g in zip(torch.split(self.x, step), torch.split(self.g, step), strict=True):
+            part = per_example_conv_gradients(x, g, self.shape, self.geometry, self.padding, self.rows_each)
+            norms.append(Dense(part).squared_norms())
+        return torch.cat(norms)

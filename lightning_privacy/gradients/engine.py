@@ -27,27 +27,31 @@ Example:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor, nn
 
-from lightning_privacy._validate import non_negative, one_of, positive
+from lightning_privacy._validate import non_negative, one_of, positive, positive_int
 from lightning_privacy.errors import PrivacyViolation
 from lightning_privacy.gradients.buffers import GradientBuffers
-from lightning_privacy.gradients.clipping import flat_clip_factors
+from lightning_privacy.gradients.clipping import ClippingPolicy, clipping_policy
 from lightning_privacy.gradients.contributions import Contribution
 from lightning_privacy.gradients.findings import Findings
 from lightning_privacy.gradients.inspection import refuse_coupling_layers, refuse_unfit
 from lightning_privacy.gradients.interception import is_intercepted, release
-from lightning_privacy.gradients.raw_gradients import refuse_raw_gradient
+from lightning_privacy.gradients.layout import Layouts
+from lightning_privacy.gradients.precision import full_precision
 from lightning_privacy.gradients.recorder import Recorder
 from lightning_privacy.gradients.sites import install
+from lightning_privacy.gradients.trained import TrainedParameters
 from lightning_privacy.mechanisms.noise import NoiseSource
 
 __all__ = ["PrivateGradients"]
+
+# Streams of noise that one release may use: one for each precision and device, and one for counts.
+_STREAMS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,11 @@ class _Expected:
 
     step: int
     loss_scale: float
+    gradient_scale: float
     closes_step: bool
     empty: bool
+    again: bool
+    release: int = 0
 
 
 class PrivateGradients:
@@ -65,13 +72,18 @@ class PrivateGradients:
 
     Args:
         module: the network. Its own layers stay what they are; copies of it are free of this object.
-        max_grad_norm: clipping norm C, over all trainable parameters.
+        max_grad_norm: clipping norm C, over all trainable parameters; what else a policy asked for by name takes.
         noise_multiplier: standard deviation of the noise on the sum, in units of C; 0 adds none.
         expected_batch_size: what the noisy sum is divided by. A constant that doesn't depend on the draw.
-        clipping: ``"flat"``.
+        clipping: the name of a clipping policy, or one.
+        views: rows of a batch that belong to one example, next to each other; their gradients are averaged before
+            clipping.
         loss_reduction: ``"mean"`` when the loss averages over the micro-batch, ``"sum"`` when it adds up.
         noise: where noise comes from.
         charge: called before each release; what it raises keeps the release from happening.
+        public: names of parameters whose gradients never depend on private data; autograd trains them as ever.
+        reduce: called with each flat sum of a step, to add up in place what several processes have.
+        leader: whether this process is the one that adds the noise.
 
     Raises:
         ConfigurationError: a number out of range, or no trainable parameter.
@@ -82,37 +94,46 @@ class PrivateGradients:
         self,
         module: nn.Module,
         *,
-        max_grad_norm: float,
+        max_grad_norm: float | Sequence[float] | Mapping[str, float],
         noise_multiplier: float,
         expected_batch_size: float,
-        clipping: str = "flat",
+        clipping: str | ClippingPolicy = "flat",
+        views: int = 1,
         loss_reduction: str = "mean",
         noise: NoiseSource,
         charge: Callable[[], None] | None = None,
+        public: Collection[str] = (),
+        reduce: Callable[[Tensor], None] | None = None,
+        leader: bool = True,
     ) -> None:
-        self.max_grad_norm = positive(max_grad_norm=max_grad_norm)
+        self.policy = clipping_policy(clipping, max_grad_norm)
         self.noise_multiplier = non_negative(noise_multiplier=noise_multiplier)
         self.expected_batch_size = positive(expected_batch_size=expected_batch_size)
-        one_of(("flat",), clipping=clipping)
+        self.views = positive_int(views=views)
         one_of(("mean", "sum"), loss_reduction=loss_reduction)
         refuse_unfit(module)
+        self.policy.prepare(self.expected_batch_size)
+        # A policy that can't share this much noise out says so now.
+        self.policy.gradient_noise_multiplier(self.noise_multiplier)
         self._module = module
         self._mean = loss_reduction == "mean"
         self._noise = noise
         self._charge = charge
+        self._reduce = reduce
+        self._leader = leader
         self._released = 0
         self._attached = False
-        self._parameters: list[nn.Parameter] = []
-        self._names: dict[int, str] = {}
-        self._handles: list[RemovableHandle] = []
+        self._trained = TrainedParameters(module, public)
+        self._groups: dict[int, int] = {}
         self._expected: _Expected | None = None
         self._collecting = False
-        self._step_open = False
-        self._open_step = 0
+        self._open_step: int | None = None
         self._published = False
-        self._findings = Findings()
+        self._findings = Findings({})
         self._buffers = GradientBuffers([])
-        self._recorder = Recorder(self)
+        self._counts: Tensor | None = None
+        self._last_examples: int | None = None
+        self._recorder = Recorder(self, views=self.views)
 
     @property
     def released(self) -> int:
@@ -122,17 +143,26 @@ class PrivateGradients:
     @property
     def pending(self) -> bool:
         """Whether a backward is expected and has not happened."""
-        return self._expected is not None
+        expected = self._expected
+        return expected is not None and not (expected.again and expected.release)
 
     @property
     def accumulating(self) -> bool:
         """Whether a step has micro-batches and was not closed."""
-        return self._step_open
+        return self._open_step is not None
 
     @property
     def module(self) -> nn.Module:
         """The network."""
         return self._module
+
+    def use_layouts(self, layouts: Layouts) -> None:
+        """Say where the examples are in the outputs of layers that don't have them in the first dimension.
+
+        Args:
+            layouts: as found by running the step on batches of two sizes.
+        """
+        self._recorder.layouts = layouts
 
     def attach(self) -> None:
         """Start intercepting; does nothing when already attached.
@@ -148,14 +178,13 @@ class PrivateGradients:
                     f"layer '{name}' ({type(layer).__name__}) has private gradients from elsewhere already, so each "
                     "would see only part of a step; call detach() on the DPOptimizer or engine that was attached before"
                 )
-        self._parameters = [p for p in self._module.parameters() if p.requires_grad]
-        self._names = {id(p): name for name, p in self._module.named_parameters()}
-        self._buffers = GradientBuffers(self._parameters)
+        self._trained.track(weakref.WeakMethod(self.discard))
+        numbers = self.policy.groups(self._trained.private_names)
+        self._groups = {id(p): number for p, number in zip(self._trained.private, numbers, strict=True)}
+        self._findings = Findings(self._groups)
+        self._buffers = GradientBuffers(self._trained.private)
         self._drop_gradients()
-        install(self._module, self._recorder)
-        discard = weakref.WeakMethod(self.discard)
-        for parameter in self._parameters:
-            self._handles.append(refuse_raw_gradient(parameter, self._names[id(parameter)], discard))
+        install(self._module, self._recorder, self._groups)
         self._attached = True
 
     def detach(self) -> None:
@@ -164,9 +193,7 @@ class PrivateGradients:
             return
         for layer in self._module.modules():
             release(layer)
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._trained.forget()
         self.discard()
         self._buffers.withdraw()
         self._attached = False
@@ -177,8 +204,10 @@ class PrivateGradients:
         batch_size: int | None,
         step: int,
         loss_scale: float = 1.0,
+        gradient_scale: float = 1.0,
         closes_step: bool = True,
         empty: bool = False,
+        again: bool = False,
     ) -> None:
         """Expect exactly one backward, of the micro-batch that comes now.
 
@@ -186,8 +215,11 @@ class PrivateGradients:
             batch_size: number of examples in it; None takes it from the network's first argument.
             step: number of the step it belongs to.
             loss_scale: factor on the loss, such as 1 / accumulated batches; it is undone.
+            gradient_scale: factor on the gradient that is released, for a gradient scaler that divides by it.
             closes_step: release at the end of this backward. Otherwise the clipped sum is kept, under noise.
             empty: the batch is a placeholder for an empty draw, and its contribution is zero.
+            again: let further backwards over the same batch make a release each, as optimizers need that evaluate
+                their closure several times. Each is charged.
 
         Raises:
             PrivacyViolation: a layer in a mode that mixes examples, or not attached.
@@ -195,20 +227,21 @@ class PrivateGradients:
         if not self._attached:
             raise PrivacyViolation("gradients are not attached to the module; call attach() first")
         positive(loss_scale=loss_scale)
-        if self._step_open and step != self._open_step:
+        positive(gradient_scale=gradient_scale)
+        if self._open_step is not None and step != self._open_step:
             raise PrivacyViolation(
                 f"step {self._open_step} was not closed before step {step} began, so its examples could count twice in "
                 "one release; close it (closes_step=True) or call discard()"
             )
-        if self._trained_set_changed():
-            if self._step_open:
+        if self._trained.changed():
+            if self._open_step is not None:
                 raise PrivacyViolation("the set of trainable parameters changed between micro-batches of one step")
             self.detach()
             refuse_unfit(self._module)
             self.attach()
         refuse_coupling_layers(self._module)
         self._forget_micro_batch()
-        self._expected = _Expected(step, loss_scale, closes_step, empty)
+        self._expected = _Expected(step, loss_scale, gradient_scale, closes_step, empty, again)
         self._recorder.start(batch_size)
 
     def release_noise(self, *, step: int) -> None:
@@ -220,18 +253,19 @@ class PrivateGradients:
         Raises:
             PrivacyViolation: not attached, or the step has a micro-batch already.
         """
-        if not self._attached or self._step_open:
+        if not self._attached or self._open_step is not None:
             raise PrivacyViolation("noise alone can be released between steps only, while gradients are attached")
-        self._expected = _Expected(step, 1.0, closes_step=True, empty=True)
+        self._expected = _Expected(step, 1.0, 1.0, closes_step=True, empty=True, again=False)
         self._finish()
 
     def discard(self) -> None:
         """Forget an unfinished step; what it had collected is overwritten."""
         self._forget_micro_batch()
         self._expected = None
-        if self._step_open:
+        if self._open_step is not None:
             self._buffers.clear()
-        self._step_open = False
+            self._counts = None
+        self._open_step = None
 
     def is_private(self) -> bool:
         """Return whether what the parameters hold in ``grad`` is the last private gradient.
@@ -239,18 +273,24 @@ class PrivateGradients:
         It may have been changed in place, which is post-processing; a ``grad`` that is another tensor is refused, and
         so is one that a frozen parameter has.
         """
-        if not (self._attached and self._published and self._buffers.published()):
-            return False
-        own = {id(parameter) for parameter in self._parameters}
-        return all(p.grad is None for p in self._module.parameters() if id(p) not in own)
+        return (
+            self._attached
+            and self._published
+            and self._buffers.published()
+            and all(p.grad is None for p in self._module.parameters() if not self._trained.tracks(p))
+        )
 
     def consume(self) -> None:
         """Say that an optimizer used the gradient: the same one must not count as private for the next step."""
         self._published = False
 
     def knows(self, parameter: nn.Parameter) -> bool:
-        """Return whether ``parameter`` is one whose gradient is made here."""
-        return id(parameter) in self._names
+        """Return whether ``parameter`` is one of the network's."""
+        return self._trained.knows(parameter)
+
+    def is_public(self, parameter: nn.Parameter) -> bool:
+        """Return whether ``parameter`` was declared to never depend on private data."""
+        return self._trained.is_public(parameter)
 
     # What follows is called by the recorder.
 
@@ -264,14 +304,16 @@ class PrivateGradients:
             PrivacyViolation: the step has another micro-batch already.
         """
         expected = self._expected
-        if expected is None or self._recorder.uses or not self._trained_set_changed():
+        if expected is None or self._recorder.uses or not self._trained.changed():
             return False
         self.arm(
-            batch_size=self._recorder.batch_size,
+            batch_size=self._recorder.examples,
             step=expected.step,
             loss_scale=expected.loss_scale,
+            gradient_scale=expected.gradient_scale,
             closes_step=expected.closes_step,
             empty=expected.empty,
+            again=expected.again,
         )
         return True
 
@@ -294,25 +336,15 @@ class PrivateGradients:
         """
         if self._collecting:
             return
-        if self._expected is None:
-            raise PrivacyViolation(
-                "backward ran when no private step was due: a second backward for the same batch (several losses, "
-                "torch.autograd.grad in the training step, a closure called twice, reentrant checkpointing) or one "
-                "outside the training step. Add the losses up and call backward once; checkpoint with "
-                "use_reentrant=False."
-            )
-        if torch.is_autocast_enabled(self._parameters[0].device.type):
-            raise PrivacyViolation(
-                "backward ran inside torch.autocast, which would compute the norms of the examples in half precision; "
-                "call backward after the with block"
-            )
-        if self._trained_set_changed():
+        if self._expected is None and not self._trained.has_public:
+            raise PrivacyViolation(_NOT_DUE)
+        if self._trained.changed():
             self.discard()
             self._drop_gradients()
             self._published = False
             raise PrivacyViolation(
                 "the set of trainable parameters changed between the announcement of this batch and its backward (a "
-                "layer was frozen, unfrozen, added or replaced), so gradients of some would be neither clipped nor "
+                "layer was unfrozen, added or replaced), so gradients of some would be neither clipped nor "
                 "noised; do it between two steps: in on_train_epoch_start, or before zero_grad() and the forward"
             )
         refuse_coupling_layers(self._module)
@@ -321,54 +353,109 @@ class PrivateGradients:
         torch.autograd.Variable._execution_engine.queue_callback(self._finish)
 
     def _finish(self) -> None:
+        if self._trained.take_public_gradient():
+            # A loss that trains what never sees private data: what it says about the private part is not wanted.
+            self._forget_findings()
+            return
         expected = self._expected
         if expected is None:
-            raise PrivacyViolation("a private gradient was finished twice in one backward")
+            self._forget_findings()
+            raise PrivacyViolation(_NOT_DUE)
         try:
-            self._accumulate(expected)
-            if expected.closes_step:
-                if self._charge is not None:
-                    self._charge()
-                self._buffers.publish()
-                self._published = True
-                self._step_open = False
-                self._released += 1
+            with full_precision(self._trained.private[0].device.type):
+                self._accumulate(expected)
+                if expected.closes_step:
+                    self._release(expected)
         except BaseException:
             self.discard()
             raise
         self._forget_micro_batch()
-        self._expected = None
+        if expected.again and expected.closes_step:
+            self._expected = replace(expected, release=expected.release + 1)
+            self._recorder.start(self._last_examples)
+        else:
+            self._expected = None
 
     def _accumulate(self, expected: _Expected) -> None:
         norms = self._findings.squared_norms()
-        if not self._step_open:
-            self._buffers.withdraw()
-            self._published = False
-            std = self.noise_multiplier * self.max_grad_norm / self.expected_batch_size
-            self._buffers.begin(self._noise, std=std, step=expected.step)
-            self._step_open = True
-            self._open_step = expected.step
+        self._last_examples = self._recorder.examples
+        if self._open_step is None:
+            self._open(expected)
         if norms is None or expected.empty:
             return
-        # Autograd saw loss_scale * (sum of losses) / B: undo both to get the gradients of the examples.
-        scale = (norms.shape[0] if self._mean else 1) / expected.loss_scale
-        factors = flat_clip_factors(norms * scale**2, max_grad_norm=self.max_grad_norm)
-        rejected = ~norms.isfinite()
+        # Autograd saw loss_scale * (sum of losses) / rows: undo both to get the gradients of the examples, each the
+        # mean over its views.
+        examples = norms.shape[0]
+        scale = (examples if self._mean else 1 / self.views) / expected.loss_scale
+        norms = norms * scale**2
+        factors = self.policy.bounded_factors(norms)
+        rejected = ~norms.isfinite().all(1)
         if bool(rejected.any()):
             self._findings.reject(rejected)
-        weights = factors * (scale / self.expected_batch_size)
-        for parameter in self._parameters:
-            self._findings.add_weighted_sum(parameter, self._buffers.view(parameter), weights)
+        weights = (factors * (expected.gradient_scale * scale / self.expected_batch_size)).unbind(1)
+        for parameter in self._trained.private:
+            group = self._groups[id(parameter)]
+            self._findings.add_weighted_sum(parameter, self._buffers.view(parameter), weights[group])
+        counts = self.policy.counts(norms)
+        if counts is not None:
+            self._counts = counts.float() if self._counts is None else self._counts + counts
+
+    def _open(self, expected: _Expected) -> None:
+        self._buffers.withdraw()
+        self._published = False
+        share = self.policy.gradient_noise_multiplier(self.noise_multiplier) if self._leader else 0.0
+        std = share * self.policy.norm_bound / self.expected_batch_size * expected.gradient_scale
+        self._buffers.begin(self._noise, std=std, step=expected.step, stream=expected.release * _STREAMS)
+        self._open_step = expected.step
+
+    def _release(self, expected: _Expected) -> None:
+        if self._charge is not None:
+            self._charge()
+        if self._reduce is not None:
+            for flat in self._buffers.flat:
+                self._reduce(flat)
+        self._buffers.publish()
+        self._published = True
+        self._open_step = None
+        self._released += 1
+        self._release_counts(expected)
+
+    def _release_counts(self, expected: _Expected) -> None:
+        nothing = self.policy.counts(torch.zeros(0, max(self._groups.values()) + 1))
+        if nothing is None:
+            return
+        counts = nothing.float() if self._counts is None else self._counts.cpu()
+        self._counts = None
+        if self._leader:
+            counts += self._noise.normals(
+                counts.numel(),
+                std=self.policy.count_std if self.noise_multiplier > 0 else 0.0,
+                step=expected.step,
+                stream=expected.release * _STREAMS + _STREAMS - 1,
+            )
+        if self._reduce is not None:
+            counts = counts.to(self._trained.private[0].device)
+            self._reduce(counts)
+        self.policy.observe(counts.cpu(), self.expected_batch_size)
 
     def _forget_micro_batch(self) -> None:
-        self._collecting = False
-        self._findings = Findings()
+        self._forget_findings()
+        self._trained.take_public_gradient()
         self._recorder.stop()
 
-    def _trained_set_changed(self) -> bool:
-        return [id(p) for p in self._module.parameters() if p.requires_grad] != [id(p) for p in self._parameters]
+    def _forget_findings(self) -> None:
+        self._collecting = False
+        self._findings = Findings(self._groups)
 
     def _drop_gradients(self) -> None:
         # Optimizers step on what they find in grad, whether the parameter is frozen or not.
         for parameter in self._module.parameters():
             parameter.grad = None
+
+
+_NOT_DUE = (
+    "backward ran when no private step was due: a second backward for the same batch (several losses, "
+    "torch.autograd.grad in the training step, a closure called twice, reentrant checkpointing) or one "
+    "outside the training step. Add the losses up and call backward once; checkpoint with "
+    "use_reentrant=False."
+)

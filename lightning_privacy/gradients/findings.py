@@ -4,10 +4,12 @@ Example:
     >>> import torch
     >>> from torch import nn
     >>> from lightning_privacy.gradients.contributions import Dense
-    >>> findings, weight = Findings(), nn.Parameter(torch.zeros(2))
+    >>> weight = nn.Parameter(torch.zeros(2))
+    >>> findings = Findings({id(weight): 0})
     >>> findings.add(weight, Dense(torch.tensor([[3.0, 4.0], [0.0, 1.0]])), only_use=True)
     >>> findings.squared_norms()
-    tensor([25.,  1.])
+    tensor([[25.],
+            [ 1.]])
     >>> total = torch.zeros(2)
     >>> findings.add_weighted_sum(weight, total, torch.tensor([0.2, 1.0]))
     >>> total
@@ -15,6 +17,8 @@ Example:
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +30,15 @@ __all__ = ["Findings"]
 
 
 class Findings:
-    """Contributions by parameter, and the norms of the examples over all parameters."""
+    """Contributions by parameter, and the norms of the examples over groups of parameters.
 
-    def __init__(self) -> None:
-        self._norms: Tensor | None = None
+    Args:
+        groups: number of the group, from 0, of each parameter, by its ``id``.
+    """
+
+    def __init__(self, groups: Mapping[int, int]) -> None:
+        self._groups = groups
+        self._norms: dict[int, Tensor] = {}
         self._contributions: dict[int, list[Contribution]] = {}
         self._merged: dict[int, Contribution] = {}
         self._deferred: dict[int, None] = {}  # ordered, so that sums round the same in every run
@@ -45,13 +54,13 @@ class Findings:
         """
         self._contributions.setdefault(id(parameter), []).append(contribution)
         if only_use:
-            self._add_norms(contribution.squared_norms())
+            self._add_norms(id(parameter), contribution.squared_norms())
             self._measured.extend((tensor, tensor._version) for tensor in contribution.tensors())
         else:
             self._deferred[id(parameter)] = None
 
     def squared_norms(self) -> Tensor | None:
-        """Return the squared gradient norm of each example, shape ``(B,)``; call once, when all is in.
+        """Return the squared gradient norm of each example over each group, ``(B, G)``; call once, when all is in.
 
         Returns:
             None where no layer found anything.
@@ -67,8 +76,19 @@ class Findings:
             )
         self._merged = {key: merge(entries) for key, entries in self._contributions.items()}
         for key in self._deferred:
-            self._add_norms(self._merged[key].squared_norms())
-        return self._norms
+            self._add_norms(key, self._merged[key].squared_norms())
+        if not self._norms:
+            return None
+        any_norms = next(iter(self._norms.values()))
+        if len(self._norms) == 1 and len(set(self._groups.values())) == 1:
+            return any_norms.unsqueeze(1)
+        nothing = torch.zeros_like(any_norms)
+        return torch.stack([self._norms.get(group, nothing) for group in range(max(self._groups.values()) + 1)], dim=1)
+
+    def per_example(self, parameter: nn.Parameter) -> Tensor | None:
+        """Return the gradients themselves, ``(B, *parameter.shape)``; None where nothing was found. For diagnosis."""
+        contribution = self._merged.get(id(parameter))
+        return None if contribution is None else contribution.per_example()
 
     def reject(self, rejected: Tensor) -> None:
         """Make the examples where ``rejected`` (bool, ``(B,)``) is set add exactly nothing."""
@@ -80,18 +100,15 @@ class Findings:
 
         Args:
             parameter: the parameter.
-            total: changed in place.
+            total: in float32 or better; changed in place.
             weights: shape ``(B,)``.
         """
         contribution = self._merged.get(id(parameter))
         if contribution is None:
             return
-        if total.dtype in (torch.float16, torch.bfloat16):
-            part = torch.zeros_like(total, dtype=torch.float32)
-            contribution.add_weighted_sum(part, weights.float())
-            total.add_(part)
-        else:
-            contribution.add_weighted_sum(total, weights.to(total.dtype))
+        contribution.add_weighted_sum(total, weights.to(total.dtype))
 
-    def _add_norms(self, squared: Tensor) -> None:
-        self._norms = squared if self._norms is None else self._norms + squared
+    def _add_norms(self, parameter: int, squared: Tensor) -> None:
+        group = self._groups[parameter]
+        before = self._norms.get(group)
+        self._norms[group] = squared if before is None else before + squared

@@ -29,7 +29,7 @@ Example:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
 
@@ -38,9 +38,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lightning_privacy._validate import probability
-from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
+from lightning_privacy._validate import positive, probability
+from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.errors import ConfigurationError, PrivacyViolation
+from lightning_privacy.gradients.clipping import ClippingPolicy, clipping_policy
 from lightning_privacy.gradients.engine import PrivateGradients
 from lightning_privacy.gradients.inspection import refuse_optimizer
 from lightning_privacy.mechanisms.noise import NoiseSource
@@ -60,9 +61,14 @@ class DPOptimizer(Optimizer):
         optimizer: any optimizer that needs one gradient per step.
         module: the network whose parameters it holds.
         noise_multiplier: noise standard deviation on the clipped sum, in units of ``max_grad_norm``.
-        max_grad_norm: clipping norm of a whole per-example gradient.
+        max_grad_norm: clipping norm of a whole per-example gradient; with ``clipping="per_layer"`` also one for each
+            layer.
         expected_batch_size: sample rate times number of examples; the noisy sum is divided by it.
-        clipping: ``"flat"``.
+        clipping: ``"flat"``, ``"per_layer"``, ``"automatic"``, ``"adaptive"`` or a
+            :class:`~lightning_privacy.gradients.clipping.ClippingPolicy`.
+        views: rows of a batch that are views of one example (augmentation multiplicity: De et al. 2022, "Unlocking
+            High-Accuracy Differentially Private Image Classification through Scale", section 3.2), next to each
+            other; their gradients are averaged before clipping.
         loss_reduction: ``"mean"`` or ``"sum"``, how the loss combines the examples of a batch.
         noise: where noise comes from; default: a source seeded by the operating system.
         ledger: where releases are charged, before they happen.
@@ -79,9 +85,10 @@ class DPOptimizer(Optimizer):
         module: nn.Module,
         *,
         noise_multiplier: float,
-        max_grad_norm: float,
+        max_grad_norm: float | Sequence[float] | Mapping[str, float],
         expected_batch_size: float,
-        clipping: str = "flat",
+        clipping: str | ClippingPolicy = "flat",
+        views: int = 1,
         loss_reduction: str = "mean",
         noise: NoiseSource | None = None,
         ledger: PrivacyLedger | None = None,
@@ -97,9 +104,11 @@ class DPOptimizer(Optimizer):
         self._optimizer = optimizer
         self._steps = 0
         noise = NoiseSource() if noise is None else noise
+        policy = clipping_policy(clipping, max_grad_norm)
+        policy.prepare(positive(expected_batch_size=expected_batch_size))
         charge: Callable[[], None] | None = None
         if ledger is not None and sample_rate is not None:
-            release = SampledGaussian(noise_multiplier, probability(sample_rate=sample_rate))
+            release = policy.release(noise_multiplier, probability(sample_rate=sample_rate))
             if noise.caveat is not None:
                 ledger.add_caveat(noise.caveat)
 
@@ -111,7 +120,8 @@ class DPOptimizer(Optimizer):
             max_grad_norm=max_grad_norm,
             noise_multiplier=noise_multiplier,
             expected_batch_size=expected_batch_size,
-            clipping=clipping,
+            clipping=policy,
+            views=views,
             loss_reduction=loss_reduction,
             noise=noise,
             charge=charge,
@@ -237,7 +247,7 @@ class DPOptimizer(Optimizer):
         engine = self._engine
         return (
             f"DPOptimizer({type(self._optimizer).__name__}, noise_multiplier={engine.noise_multiplier}, "
-            f"max_grad_norm={engine.max_grad_norm}, expected_batch_size={engine.expected_batch_size})"
+            f"clipping={engine.policy!r}, expected_batch_size={engine.expected_batch_size})"
         )
 
     def _next(self) -> None:

@@ -3,9 +3,10 @@
 Example:
     >>> import torch
     >>> recorder = Recorder(collector=None)
-    >>> recorder.start(batch_size=4)
-    >>> recorder.check_batch("0", torch.Size([4, 3]), dimensions=2)
-    >>> recorder.check_batch("0", torch.Size([8, 3]), dimensions=2)
+    >>> recorder.start(examples=4)
+    >>> recorder.place("0", torch.Size([4, 3]), dimensions=2).dimension
+    0
+    >>> recorder.place("0", torch.Size([8, 3]), dimensions=2)
     Traceback (most recent call last):
         ...
     lightning_privacy.errors.UnsupportedError: layer '0' returned shape (8, 3), but the batch has 4 examples and ...
@@ -22,6 +23,7 @@ from torch import nn
 
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients.contributions import Contribution
+from lightning_privacy.gradients.layout import FIRST, Layout, Layouts
 
 __all__ = ["Collector", "Recorder"]
 
@@ -44,55 +46,125 @@ class Recorder:
 
     Args:
         collector: where findings go.
+        views: rows of the batch that belong to one example.
     """
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, *, views: int = 1) -> None:
         self.collector = collector
+        self.views = views
         self.root = torch.zeros((), requires_grad=True)
         self.generation = 0
         self.armed = False
-        self.batch_size: int | None = None
+        self.examples: int | None = None
         self.uses: dict[int, int] = {}
+        self.calls: dict[str, int] = {}
+        self.layouts: Layouts = {}
+        self.seen: dict[str, list[torch.Size]] | None = None
+        """Where the shapes of outputs are written down instead of being listened to; None in training."""
         self.bypass = False
 
-    def start(self, batch_size: int | None) -> None:
-        """Begin a micro-batch of ``batch_size`` examples, or of as many as the network's input has."""
+    def start(self, examples: int | None) -> None:
+        """Begin a micro-batch of that many examples, or of as many as the network's input has."""
         self.generation += 1
         self.armed = True
-        self.batch_size = batch_size
+        self.examples = examples
         self.uses = {}
+        self.calls = {}
 
     def stop(self) -> None:
         """End it; graphs made during it can't release anything later."""
         self.generation += 1
         self.armed = False
-        self.batch_size = None
+        self.examples = None
         self.uses = {}
+        self.calls = {}
 
     def listening(self) -> bool:
         """Return whether a call that happens now would take part in a backward."""
         return torch.is_grad_enabled() and not self.bypass
 
-    def expected_batch_size(self, name: str) -> int:
+    def expected_examples(self, name: str) -> int:
         """Return the number of examples that layer ``name`` must see."""
-        if self.batch_size is None:
+        if self.examples is None:
             raise ConfigurationError(
                 f"layer '{name}' ran before the network itself was called, so the number of examples is unknown; "
                 "call the module that was given to the optimizer, not its parts"
             )
-        return self.batch_size
+        return self.examples
 
-    def check_batch(self, name: str, shape: torch.Size, dimensions: int) -> None:
-        """Refuse an output whose first dimension is not the batch."""
-        if not self.armed:
+    def expected_rows(self, name: str) -> int:
+        """Return the number of rows, views included, that layer ``name`` must see."""
+        return self.expected_examples(name) * self.views
+
+    def take_examples(self, rows: int) -> None:
+        """Learn the number of examples from the rows of the network's input, where nobody announced it.
+
+        Raises:
+            ConfigurationError: the views don't divide the rows.
+        """
+        if self.examples is not None:
             return
-        expected = self.expected_batch_size(name)
-        if len(shape) < dimensions or shape[0] != expected:
+        if rows % self.views:
+            raise ConfigurationError(
+                f"views={self.views} doesn't divide the batch of {rows} rows; give every example as many rows, next to "
+                "each other (x.repeat_interleave(views, 0))"
+            )
+        self.examples = rows // self.views
+
+    def place(self, name: str, shape: torch.Size, dimensions: int) -> Layout | None:
+        """Return where the examples are in an output; None when nobody shall listen to it.
+
+        Args:
+            name: the layer.
+            shape: of its output.
+            dimensions: how many dimensions it has at least, batch included.
+
+        Raises:
+            UnsupportedError: they are not where they should be.
+        """
+        if not self.armed:
+            return FIRST
+        call = self.calls.get(name, 0)
+        self.calls[name] = call + 1
+        if self.seen is not None:
+            self.seen.setdefault(name, []).append(shape)
+            return None
+        examples = self.expected_examples(name)
+        layout = self._known(name, call)
+        if layout is None:
+            self._check(name, shape, dimensions, examples * self.views)
+            return FIRST
+        if layout.dimension is None:
+            return FIRST if layout.spread_already(shape, examples * self.views) else layout
+        size = shape[layout.dimension] if layout.dimension < len(shape) else 0
+        if len(shape) != layout.dimensions or (size != 0 if examples == 0 else size == 0 or size % examples):
             raise UnsupportedError(
-                f"layer '{name}' returned shape {tuple(shape)}, but the batch has {expected} examples and must "
+                f"layer '{name}' returned shape {tuple(shape)} for {examples} examples, and before training its "
+                f"examples were in dimension {layout.dimension} of {layout.dimensions}; every batch must go through "
+                "the layers in the same way"
+            )
+        return layout
+
+    def _known(self, name: str, call: int) -> Layout | None:
+        layouts = self.layouts.get(name)
+        if not layouts:
+            return None
+        if call >= len(layouts) and any(layout.dimension != layouts[0].dimension for layout in layouts):
+            raise UnsupportedError(
+                f"layer '{name}' is called more often than before training, where its calls differed in where the "
+                "examples were; call it as often in every step"
+            )
+        return layouts[min(call, len(layouts) - 1)]
+
+    @staticmethod
+    def _check(name: str, shape: torch.Size, dimensions: int, rows: int) -> None:
+        if len(shape) < dimensions or shape[0] != rows:
+            raise UnsupportedError(
+                f"layer '{name}' returned shape {tuple(shape)}, but the batch has {rows} examples and must "
                 "be the first dimension of every layer with parameters. Keep positions, patches or time steps in "
                 "dimensions of their own (no view(batch * steps, ...)), don't concatenate batches, and look positions "
-                "up for every example (indices.expand(batch, -1))."
+                "up for every example (indices.expand(batch, -1)); or train with probe=True, which finds out where "
+                "the examples are."
             )
 
     @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from lightning_privacy.errors import (
     PrivacyViolation,
     UnsupportedError,
 )
-from lightning_privacy.gradients.contributions import Contribution, Dense
+from lightning_privacy.gradients.contributions import Contribution, Dense, Outer
 from lightning_privacy.gradients.fallback import (
     OpacusSampler,
     call_empty,
@@ -33,10 +33,14 @@ from lightning_privacy.gradients.fallback import (
     swapped_parameters,
 )
 from lightning_privacy.gradients.interception import grow_root, intercept
+from lightning_privacy.gradients.layout import FIRST, Layout, fold, spread
+from lightning_privacy.gradients.precision import full_precision
 from lightning_privacy.gradients.recorder import Recorder
-from lightning_privacy.gradients.rules import RULES, Rule, rule_for
+from lightning_privacy.gradients.rules import RULES, CompositeRule, Rule, composite_rule_for, rule_for
 
 __all__ = ["install"]
+
+Contributions = Callable[[Any, Tensor], Mapping[str, Contribution]]
 
 
 def _hook(tensor: Tensor, hook: Callable[[Tensor], None]) -> None:
@@ -46,20 +50,28 @@ def _hook(tensor: Tensor, hook: Callable[[Tensor], None]) -> None:
 class _Use:
     """One call of one layer."""
 
-    __slots__ = ("fired", "generation", "kept", "versions")
+    __slots__ = ("fired", "generation", "kept", "layout", "names", "versions")
 
-    def __init__(self, generation: int, kept: Any) -> None:
+    def __init__(self, generation: int, kept: Any, layout: Layout, names: frozenset[str]) -> None:
         self.generation = generation
         self.kept = kept
+        self.layout = layout
+        self.names = names
         self.fired = False
         self.versions = [leaf._version for leaf in tree_leaves(kept) if isinstance(leaf, Tensor)]
 
 
-def _in_dtype(kept: Any, dtype: torch.dtype) -> Any:
-    """Return a tensor or tuple with its floating point tensors in ``dtype``."""
-    if isinstance(kept, Tensor):
-        return kept.to(dtype) if kept.is_floating_point() else kept
-    return tuple(_in_dtype(item, dtype) for item in kept) if isinstance(kept, tuple) else kept
+def _each(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a tensor or tuple with its tensors changed."""
+    if isinstance(values, Tensor):
+        return change(values)
+    return tuple(_each(item, change) for item in values) if isinstance(values, tuple) else values
+
+
+def _rows_first(values: Any, layout: Layout) -> Any:
+    """Return a tensor or tuple with the batch in the first dimension."""
+    place = layout.dimension
+    return _each(values, lambda tensor: tensor.movedim(place, 0)) if place else values
 
 
 class _Site:
@@ -70,37 +82,50 @@ class _Site:
         self.layer = layer
         self.recorder = recorder
         self.parameters = parameters
+        self.names = frozenset(parameters)
         # Norms are summed over thousands of values, and over all parameters: never in half precision.
         self.dtype = torch.promote_types(next(iter(parameters.values())).dtype, torch.float32)
 
-    def count_use(self) -> None:
+    def training(self) -> frozenset[str]:
+        """Return the names of the parameters that train at the moment: some may be switched off for one loss."""
+        if all(parameter.requires_grad for parameter in self.parameters.values()):
+            return self.names
+        return frozenset(name for name, parameter in self.parameters.items() if parameter.requires_grad)
+
+    def count_use(self, names: frozenset[str]) -> None:
         uses = self.recorder.uses
-        for parameter in self.parameters.values():
-            uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+        for name in names:
+            key = id(self.parameters[name])
+            uses[key] = uses.get(key, 0) + 1
 
-    def collect(self, name: str, contribution: Contribution) -> None:
-        parameter = self.parameters[name]
-        only = self.recorder.uses.get(id(parameter), 0) == 1
-        self.recorder.collector.collect(parameter, contribution, only_use=only)
+    def collect(self, use: _Use, contributions: Mapping[str, Contribution], rows: int) -> None:
+        """Hand over what the rows of one call contribute, put together for each example."""
+        recorder = self.recorder
+        examples = recorder.expected_examples(self.name)
+        for name, contribution in contributions.items():
+            if name not in use.names:
+                continue
+            parameter = self.parameters[name]
+            _check_shape(self.name, name, contribution, (rows, *parameter.shape))
+            only = recorder.uses.get(id(parameter), 0) == 1
+            recorder.collector.collect(parameter, fold(contribution, examples, rows), only_use=only)
 
-    def hooked(self, output: Tensor, kept: Any) -> Tensor:
+    def hooked(self, output: Tensor, use: _Use, hook: Callable[[_Use, Tensor], None]) -> Tensor:
         """Return the output, its gradient hooked."""
+        if use.layout.shared:
+            output = spread(output, use.layout, self.recorder.expected_rows(self.name))
         if output._is_view():
             # An in-place activation on a view would rewrite the history under the hook.
             output = output.clone()
         if not output.requires_grad:
             output = grow_root(self.recorder.root, output)
-        self.count_use()
-        _hook(output, partial(self.receive, _Use(self.recorder.generation, kept)))
+        self.count_use(use.names)
+        _hook(output, partial(hook, use))
         return output
 
     def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Stand in for the layer's forward."""
         raise NotImplementedError(f"{type(self).__name__} does not say how its layer is called")
-
-    def receive(self, use: _Use, gradient: Tensor) -> None:
-        """Turn the output's gradient into contributions."""
-        raise NotImplementedError(f"{type(self).__name__} does not hook outputs")
 
     def begin(self, use: _Use) -> None:
         """Check that this gradient belongs to the micro-batch at hand."""
@@ -122,6 +147,33 @@ class _Site:
                 "gradient can't be known; use the out-of-place operation"
             )
 
+    def arrived(self, use: _Use, gradient: Tensor) -> tuple[Any, Tensor]:
+        """Return what was kept and the gradient: rows first, in the precision of norms."""
+        kept, use.kept = use.kept, None
+        if use.layout.shared:
+            kept = spread(kept, use.layout, gradient.shape[0])
+        kept, gradient = _rows_first(kept, use.layout), _rows_first(gradient, use.layout)
+        dtype = self.dtype
+        return _each(kept, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor), gradient.to(
+            dtype
+        )
+
+
+def _check_shape(layer: str, name: str, contribution: Contribution, expected: tuple[int, ...]) -> None:
+    """Refuse a rule that misunderstood its task, before wrong numbers come of it."""
+    if isinstance(contribution, Dense):
+        found: tuple[int, ...] = tuple(contribution.values.shape)
+    elif isinstance(contribution, Outer) and contribution.pairs:
+        pair = contribution.pairs[0]
+        found = (pair.right.shape[0], *contribution.shape)
+    else:
+        return
+    if found != expected:
+        raise UnsupportedError(
+            f"the rule of layer '{layer}' returned a contribution of shape {found} for '{name}'; it must be "
+            f"{expected}, one gradient for each example"
+        )
+
 
 class _RuleSite(_Site):
     """A layer with a rule."""
@@ -131,13 +183,13 @@ class _RuleSite(_Site):
     ) -> None:
         super().__init__(name, layer, recorder, parameters)
         self.rule = rule
-        self.names = frozenset(parameters)
         self.dimensions = rule.batched_dimensions(layer)
         self.signature = inspect.signature(type(layer).forward)
 
     def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         recorder = self.recorder
-        if not recorder.listening():
+        names = self.training()
+        if not names or not recorder.listening():
             return original(*args, **kwargs)
         if kwargs:
             bound = self.signature.bind(self.layer, *args, **kwargs)
@@ -145,15 +197,51 @@ class _RuleSite(_Site):
             args = bound.args[1:]
         detached = {key: None if p is None else p.detach() for key, p in self.layer._parameters.items()}
         output, kept = self.rule.forward(self.layer, detached, *args)
-        recorder.check_batch(self.name, output.shape, self.dimensions)
-        return self.hooked(output, kept)
+        layout = recorder.place(self.name, output.shape, self.dimensions)
+        if layout is None:
+            return output
+        return self.hooked(output, _Use(recorder.generation, kept, layout, names), self.receive)
 
     def receive(self, use: _Use, gradient: Tensor) -> None:
+        """Turn the output's gradient into contributions."""
         self.begin(use)
-        kept, use.kept = use.kept, None
-        kept, gradient = _in_dtype(kept, self.dtype), gradient.to(self.dtype)
-        for name, contribution in self.rule.contributions(self.layer, kept, gradient, self.names).items():
-            self.collect(name, contribution)
+        with full_precision(gradient.device.type):
+            kept, gradient = self.arrived(use, gradient)
+            self.collect(use, self.rule.contributions(self.layer, kept, gradient, use.names), gradient.shape[0])
+
+
+class _CompositeSite(_Site):
+    """A layer whose rule listens to several tensors inside it."""
+
+    def __init__(
+        self, name: str, layer: nn.Module, recorder: Recorder, parameters: dict[str, nn.Parameter], rule: CompositeRule
+    ) -> None:
+        super().__init__(name, layer, recorder, parameters)
+        self.rule = rule
+
+    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        recorder = self.recorder
+        names = self.training()
+        if not names or not recorder.listening():
+            return original(*args, **kwargs)
+        detached = {key: p.detach() for key, p in self.layer.named_parameters(remove_duplicate=False)}
+        with recorder.bypassed():
+            return self.rule.forward(self.layer, detached, partial(self.tap, names), *args, **kwargs)
+
+    def tap(self, names: frozenset[str], output: Tensor, kept: Any, contributions: Contributions) -> Tensor:
+        """Listen to one tensor of the layer; see :class:`~lightning_privacy.gradients.rules.base.Tap`."""
+        layout = self.recorder.place(self.name, output.shape, 1)
+        if layout is None:
+            return output
+        use = _Use(self.recorder.generation, kept, layout, names)
+        return self.hooked(output, use, partial(self.receive, contributions))
+
+    def receive(self, contributions: Contributions, use: _Use, gradient: Tensor) -> None:
+        """Turn the tensor's gradient into contributions."""
+        self.begin(use)
+        with full_precision(gradient.device.type):
+            kept, gradient = self.arrived(use, gradient)
+            self.collect(use, contributions(kept, gradient), gradient.shape[0])
 
 
 class _SamplerSite(_Site):
@@ -172,33 +260,43 @@ class _SamplerSite(_Site):
 
     def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         recorder = self.recorder
-        if not recorder.listening():
+        names = self.training()
+        if not names or not recorder.listening():
             return original(*args, **kwargs)
         detached = {id(p): p.detach() for p in self.layer.parameters(recurse=False)}
         with recorder.bypassed(), swapped_parameters(self.layer, detached):
             output = original(*args, **kwargs)
         if not isinstance(output, Tensor):
             raise UnsupportedError(f"layer '{self.name}' has an Opacus sampler and returns {type(output).__name__}")
-        recorder.check_batch(self.name, output.shape, 2)
-        return self.hooked(output, [leaf.detach() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)])
+        layout = recorder.place(self.name, output.shape, 2)
+        if layout is None:
+            return output
+        kept = tuple(leaf.detach() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        return self.hooked(output, _Use(recorder.generation, kept, layout, names), self.receive)
 
     def receive(self, use: _Use, gradient: Tensor) -> None:
+        """Turn the output's gradient into contributions."""
         self.begin(use)
-        kept, use.kept = use.kept, None
-        sampled = {id(p): values for p, values in self.sampler(self.layer, kept, gradient).items()}
-        for name, parameter in self.parameters.items():
-            values = sampled.get(id(parameter))
-            if values is None or values.shape != (gradient.shape[0], *parameter.shape):
-                found = None if values is None else tuple(values.shape)
-                raise UnsupportedError(
-                    f"the Opacus sampler of layer '{self.name}' returned shape {found} for '{name}'; expected "
-                    f"{(gradient.shape[0], *parameter.shape)}"
-                )
-            self.collect(name, Dense(values.to(self.dtype)))
+        with full_precision(gradient.device.type):
+            kept, gradient = self.arrived(use, gradient)
+            sampled = {id(p): values for p, values in self.sampler(self.layer, list(kept), gradient).items()}
+            contributions = {}
+            for name in use.names:
+                parameter = self.parameters[name]
+                values = sampled.get(id(parameter))
+                expected = (gradient.shape[0], *parameter.shape)
+                if values is None or values.shape != expected:
+                    found = None if values is None else tuple(values.shape)
+                    raise UnsupportedError(
+                        f"the Opacus sampler of layer '{self.name}' returned shape {found} for '{name}'; expected "
+                        f"{expected}"
+                    )
+                contributions[name] = Dense(values.to(self.dtype))
+            self.collect(use, contributions, gradient.shape[0])
 
 
 class _FallbackSite(_Site):
-    """Any other module: run on one view of its parameters per example."""
+    """Any other module: run on one view of its parameters per row."""
 
     def __init__(self, name: str, layer: nn.Module, recorder: Recorder, parameters: dict[str, nn.Parameter]) -> None:
         super().__init__(name, layer, recorder, parameters)
@@ -206,15 +304,21 @@ class _FallbackSite(_Site):
 
     def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         recorder = self.recorder
-        if not recorder.listening():
+        names = self.training()
+        if not names or not recorder.listening():
             return original(*args, **kwargs)
-        size = recorder.expected_batch_size(self.name) if recorder.armed else first_batch_size((args, kwargs))
+        if recorder.seen is not None:
+            with recorder.bypassed():
+                return original(*args, **kwargs)
+        size = recorder.expected_rows(self.name) if recorder.armed else first_batch_size((args, kwargs))
         expanded: dict[int, Tensor] = {}
-        for name, parameter in self.parameters.items():
+        for name in sorted(names):
+            parameter = self.parameters[name]
             view = expand_parameter(recorder.root, parameter.detach(), size)
-            _hook(view, partial(self.receive_parameter, _Use(recorder.generation, None), name))
+            use = _Use(recorder.generation, None, FIRST, frozenset([name]))
+            _hook(view, partial(self.receive, use))
             expanded[id(parameter)] = view
-        self.count_use()
+        self.count_use(names)
         call = (self.name, self.layer, original, expanded, (args, kwargs), size)
         with recorder.bypassed():
             if size == 0:
@@ -233,9 +337,11 @@ class _FallbackSite(_Site):
                     )
             return call_looped(*call)
 
-    def receive_parameter(self, use: _Use, name: str, gradient: Tensor) -> None:
+    def receive(self, use: _Use, gradient: Tensor) -> None:
+        """Take the gradient of one parameter's views, one for each row."""
         self.begin(use)
-        self.collect(name, Dense(gradient.contiguous().to(self.dtype)))
+        (name,) = use.names
+        self.collect(use, {name: Dense(gradient.contiguous().to(self.dtype))}, gradient.shape[0])
 
 
 class _RootSite:
@@ -250,8 +356,8 @@ class _RootSite:
         listening = self.recorder.armed and self.recorder.listening()
         if listening and self.recorder.collector.renew():
             return self.network.forward(*args, **kwargs)
-        if listening and self.recorder.batch_size is None:
-            self.recorder.batch_size = first_batch_size((args, kwargs))
+        if listening and self.recorder.examples is None:
+            self.recorder.take_examples(first_batch_size((args, kwargs)))
         if self.inner is not None:
             return self.inner(original, args, kwargs)
         return original(*args, **kwargs)
@@ -272,9 +378,13 @@ def first_batch_size(arguments: object) -> int:
     raise ConfigurationError("the network was called without a tensor that has a batch dimension; pass one first")
 
 
-def _site(name: str, layer: nn.Module, recorder: Recorder) -> _Site | None:
+def _site(name: str, layer: nn.Module, recorder: Recorder, private: Container[int]) -> _Site | None:
     parametrized = nn.utils.parametrize.is_parametrized(layer)
-    own = {key: p for key, p in layer.named_parameters(recurse=False) if p.requires_grad}
+    own = _trainable(name, layer, private, recurse=False)
+    composite = composite_rule_for(layer)
+    if composite is not None:
+        everything = _trainable(name, layer, private)
+        return _CompositeSite(name, layer, recorder, everything, composite) if everything else None
     if not own and not parametrized:
         return None
     rule = rule_for(layer)
@@ -284,19 +394,37 @@ def _site(name: str, layer: nn.Module, recorder: Recorder) -> _Site | None:
     sampler = None if type(layer) in RULES else opacus_sampler(layer)
     if sampler is not None:
         return _SamplerSite(name, layer, recorder, own, sampler)
-    everything = {key: p for key, p in layer.named_parameters() if p.requires_grad}
+    everything = _trainable(name, layer, private)
     return _FallbackSite(name, layer, recorder, everything) if everything else None
 
 
-def install(module: nn.Module, recorder: Recorder) -> None:
-    """Put a site at every layer of ``module`` that has trainable parameters.
+def _trainable(
+    name: str, layer: nn.Module, private: Container[int], *, recurse: bool = True
+) -> dict[str, nn.Parameter]:
+    """Return the private parameters, and refuse to run a layer on detached weights of which others must train."""
+    named = {key: p for key, p in layer.named_parameters(recurse=recurse) if p.requires_grad}
+    own = {key: p for key, p in named.items() if id(p) in private}
+    if own and len(own) < len(named):
+        raise UnsupportedError(
+            f"layer '{name}' has private parameters ({', '.join(own)}) and public ones; declare all of a layer's "
+            "parameters public, or none"
+        )
+    return own
+
+
+def install(module: nn.Module, recorder: Recorder, private: Container[int]) -> None:
+    """Put a site at every layer of ``module`` that has private parameters.
 
     Args:
         module: the network.
         recorder: their shared state.
+        private: ``id`` of the parameters to listen for.
     """
+    inner: set[nn.Module] = set()
     for name, layer in module.named_modules():
-        site = _site(name, layer, recorder)
+        site = None if layer in inner else _site(name, layer, recorder, private)
+        if isinstance(site, _CompositeSite):
+            inner.update(layer.modules())
         if layer is module:
             intercept(layer, _RootSite(module, recorder, site))
         elif site is not None:

@@ -218,7 +218,7 @@ def test_what_cannot_be_private_is_refused():
     with pytest.raises(ConfigurationError, match="max_grad_norm"):
         _wrap(model, max_grad_norm=0)
     with pytest.raises(ConfigurationError, match="clipping"):
-        _wrap(model, clipping="per_layer")
+        _wrap(model, clipping="per_weight")
 
 
 def test_the_network_must_be_called_as_a_whole():
