@@ -127,6 +127,13 @@ def test_a_policy_without_a_usable_bound_is_refused(bound: float) -> None:
         policy.bounded_factors(torch.ones(2, 1))
 
 
+def test_p10_what_is_no_norm_adds_nothing_whatever_a_policy_says() -> None:
+    squared = torch.tensor([[-1.0, 1.0], [1.0, math.nan], [math.inf, 1.0], [3.0, 1.0]])
+    lengths = (Wrong().bounded_factors(squared) * squared.sqrt()).nan_to_num(9.0).norm(dim=1)
+    assert Wrong().bounded_factors(squared)[:3].tolist() == [[0.0, 0.0]] * 3
+    assert float(lengths[3]) == pytest.approx(1.0, rel=1e-6)
+
+
 def test_factors_of_another_shape_are_refused() -> None:
     class Flattened(Wrong):
         @override
