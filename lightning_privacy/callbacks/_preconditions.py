@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from lightning_privacy._lightning import (
     GradientAccumulationScheduler,
     LightningModule,
-    SingleDeviceStrategy,
     pl,
 )
+from lightning_privacy.callbacks._strategy_support import check_strategy
 from lightning_privacy.callbacks._trainer import is_compiled, uses_dataloader_iter
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.gradients.inspection import refuse_optimizer
@@ -58,7 +58,7 @@ def check_trainer_settings(trainer: Any, module: LightningModule) -> None:
         UnsupportedError: Naming the setting, its value and what to set instead.
     """
     check_callbacks(trainer)
-    _check_strategy(trainer)
+    check_strategy(trainer)
     if trainer.precision not in _PRECISIONS:
         raise UnsupportedError(
             f"Trainer(precision={trainer.precision!r}) is not supported: scaled or low-precision gradients "
@@ -86,17 +86,6 @@ def check_trainer_settings(trainer: Any, module: LightningModule) -> None:
             f"Trainer(reload_dataloaders_every_n_epochs={trainer.reload_dataloaders_every_n_epochs}) may "
             "change the data set during training, while the accounting is for one: remove it"
         )
-
-
-def _check_strategy(trainer: Any) -> None:
-    strategy = trainer.strategy
-    if isinstance(strategy, SingleDeviceStrategy) and trainer.world_size == 1:
-        return
-    raise UnsupportedError(
-        f"strategy {type(strategy).__name__} with {trainer.world_size} process(es) is not supported: FSDP "
-        "and DeepSpeed shard the gradients that must be clipped per example, and for DDP sampling and noise "
-        "over several processes are not built yet. Train on one device: Trainer(devices=1, strategy='auto')."
-    )
 
 
 def check_batches_are_given(trainer: Any) -> None:

@@ -21,6 +21,7 @@ from lightning_privacy.callbacks._buffer_watch import BufferWatch
 from lightning_privacy.callbacks._epoch_batches import EpochBatches
 from lightning_privacy.callbacks._monitored_metrics import MonitoredMetrics
 from lightning_privacy.callbacks._planning import steps_to_limits
+from lightning_privacy.callbacks._processes import Processes
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings
 from lightning_privacy.callbacks._schedule import StepSchedule, accumulation_value
 from lightning_privacy.callbacks._step_guard import StepGuard
@@ -54,6 +55,7 @@ class PrivateRun:
         noise: Where noise comes from.
         ledger: Where each step is charged.
         record: Called before each charge, to write down that a step is about to happen.
+        processes: Those that share each step.
 
     Raises:
         UnsupportedError: The module has a layer that voids the guarantee.
@@ -72,6 +74,7 @@ class PrivateRun:
         noise: NoiseSource,
         ledger: PrivacyLedger,
         record: Callable[[Release], None],
+        processes: Processes,
     ) -> None:
         self._trainer = trainer
         self._progress = progress
@@ -95,12 +98,16 @@ class PrivateRun:
             clipping=settings.clipping,
             noise=noise,
             charge=self._charge,
+            reduce=processes.add_up if processes.several else None,
+            leader=processes.leads,
         )
         sampler = PoissonSampler(
             settings.num_examples,
             sample_rate=settings.sample_rate,
             steps=_NUMBERED_STEPS,
             seed=progress.sampler_seed,
+            num_replicas=processes.count,
+            rank=processes.rank,
         )
         self._loader = loader
         self._batches = EpochBatches(sampler, microbatch_size=loader.batch_size or 1)
@@ -111,6 +118,7 @@ class PrivateRun:
 
     def attach(self) -> None:
         """Start: from here on the module's gradients are private and the trainer samples."""
+        internals.unwrap_model(self._trainer.strategy)
         self._engine.attach()
         self._guard.watch(self._trainer.optimizers)
         private_loader = with_batch_sampler(self._loader, self._batches)

@@ -49,6 +49,8 @@ from lightning_privacy._lightning import (
 )
 from lightning_privacy.accounting import PrivacyLedger, Release, SampledGaussian
 from lightning_privacy.callbacks import _trainer as internals
+from lightning_privacy.callbacks._agreement import check_agreement, common_facts
+from lightning_privacy.callbacks._handover import Address, Parcel
 from lightning_privacy.callbacks._planning import Target, plan_settings
 from lightning_privacy.callbacks._preconditions import (
     check_batches_are_given,
@@ -56,11 +58,12 @@ from lightning_privacy.callbacks._preconditions import (
     check_trainer_settings,
 )
 from lightning_privacy.callbacks._private_run import PrivateRun
+from lightning_privacy.callbacks._processes import Processes, processes_of
 from lightning_privacy.callbacks._resume import refuse_unknown_past, restore
-from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, write_state
+from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, read_state, write_state
 from lightning_privacy.callbacks._schedule import StepSchedule
 from lightning_privacy.callbacks._step_journal import StepJournal, journal_path
-from lightning_privacy.callbacks._train_loader import examine
+from lightning_privacy.callbacks._train_loader import LoaderFacts, examine, undivided
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.mechanisms.noise import NoiseSource
 from lightning_privacy.plugins.atomic_checkpoint_io import AtomicCheckpointIO
@@ -75,6 +78,12 @@ class DifferentialPrivacy(Callback):
     as many steps as without privacy. ``trainer.global_step`` counts noisy steps. Epsilon is shown in the
     progress bar and logged as ``privacy/epsilon``. Checkpoints carry what was spent; a run resumed from one
     is charged for the steps that were lost and are done again.
+
+    With several processes (``strategy="ddp"``, ``"ddp_spawn"``, torchrun, SLURM; one or more nodes) the loader's
+    ``batch_size`` is that of the whole step and is shared out, where Lightning alone gives each process a batch of
+    its own: the number of processes changes the speed and not epsilon, the noise or the number of steps. Every
+    process must be given the whole data set in the same order, and see the run folder. A sum of the clipped gradients
+    over the processes takes the place of DDP's average, and one process adds the noise.
 
     The loss must be the mean over the batch of one loss per example: with a mean weighted by what the batch holds, an
     example changes what the others add, and epsilon is not what is reported. A sum is private, as the number of
@@ -139,6 +148,12 @@ class DifferentialPrivacy(Callback):
         self._resumed = False
         self._journal: StepJournal | None = None
         self._checkpoint_io: TorchCheckpointIO | None = None
+        self._shield: internals.LoaderShield | None = None
+        self._address = Address(self._take_over)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._address.moved(self._take_over)
 
     @property
     def ledger(self) -> PrivacyLedger:
@@ -158,6 +173,10 @@ class DifferentialPrivacy(Callback):
         if not self._fitting:
             return
         check_trainer_settings(trainer, pl_module)
+        processes = trainer.world_size
+        self._shield = internals.shield_train_loader(trainer, lambda loader: undivided(loader, processes=processes))
+        if internals.launches_elsewhere(trainer):
+            internals.hand_over_results(trainer, lambda: Parcel(self._address.number, self.state_dict()))
         # Lightning's own plugin gives a bare pickle error for a damaged file, and may swallow a failed save.
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self._checkpoint_io = trainer.strategy.checkpoint_io
@@ -192,13 +211,15 @@ class DifferentialPrivacy(Callback):
             self._refuse_steps_of_others(trainer)
         if trainer.limit_train_batches == 0:
             return
+        processes = processes_of(trainer)
         loader = internals.request_train_loader(trainer)
         facts = examine(loader, accumulate=trainer.accumulate_grad_batches)
         schedule = StepSchedule(
             internals.count_loader_batches(trainer, facts.loader_batches), trainer.accumulate_grad_batches
         )
         check_batches_are_given(trainer)
-        self._settings = plan_settings(
+        self._agree(processes, trainer, pl_module, facts, loader.dataset)
+        settings = plan_settings(
             self._target,
             facts,
             trainer=trainer,
@@ -206,21 +227,49 @@ class DifferentialPrivacy(Callback):
             ledger=self._ledger,
             before=self._settings if self._resumed else None,
         )
-        self._progress = self._advance(trainer)
-        self._start_journal(trainer, self._progress)
+        # Calibration on another machine may end in another last digit.
+        self._settings = settings = RunSettings.from_dict(processes.same(settings.to_dict()))
+        self._progress = self._advance(trainer, processes)
+        self._start_journal(trainer, self._progress, processes)
         self._run = PrivateRun(
             trainer,
             pl_module,
-            settings=self._settings,
+            settings=settings,
             progress=self._progress,
             schedule=schedule,
             loader=loader,
             noise=self._noise,
             ledger=self._ledger,
             record=self._record,
+            processes=processes,
         )
         self._run.refuse_without_budget()
         self._run.attach()
+        self._lift_shield(trainer)
+
+    def _agree(
+        self, processes: Processes, trainer: Trainer, module: LightningModule, facts: LoaderFacts, dataset: Any
+    ) -> None:
+        """Check that all processes train the same, and say what a batch is then."""
+        if not processes.several:
+            return
+        next_number = 0 if self._progress is None else self._progress.next_number
+        common = common_facts(
+            trainer,
+            module,
+            facts=facts,
+            dataset=dataset,
+            target=self._target,
+            ledger=self._ledger,
+            noise=self._noise,
+            next_step=max(trainer.global_step, next_number),
+        )
+        check_agreement(processes, common)
+        rank_zero_info(
+            f"DifferentialPrivacy: batch_size={facts.batch_size} is the batch of a whole step"
+            + (f", times accumulate_grad_batches={trainer.accumulate_grad_batches}" if facts.accumulates else "")
+            + f", shared by {processes.count} processes"
+        )
 
     def _refuse_steps_of_others(self, trainer: Trainer) -> None:
         """Refuse a trainer that took steps without this callback: they are in the weights and not in the ledger."""
@@ -233,7 +282,7 @@ class DifferentialPrivacy(Callback):
                 "one callback from the first step on. If those steps used public data only, use a new Trainer"
             )
 
-    def _advance(self, trainer: Trainer) -> RunProgress:
+    def _advance(self, trainer: Trainer, processes: Processes) -> RunProgress:
         """Where this fit starts: a new run, or the next part of one."""
         if self._resumed and self._progress is not None:
             progress = self._progress
@@ -245,7 +294,7 @@ class DifferentialPrivacy(Callback):
         else:
             # Numbers of draws and noise go on where an earlier fit of this callback ended.
             used = 0 if self._progress is None else self._progress.next_number
-            run_id = uuid.uuid4().hex if self._progress is None else self._progress.run_id
+            run_id = processes.same(uuid.uuid4().hex if self._progress is None else self._progress.run_id)
             progress = RunProgress(run_id=run_id, step_offset=used - trainer.global_step)
         seeded = self._noise.seeded
         progress.noise_seed = self._noise.seed
@@ -254,9 +303,9 @@ class DifferentialPrivacy(Callback):
             self._ledger.add_caveat(self._noise.caveat)
         return progress
 
-    def _start_journal(self, trainer: Trainer, progress: RunProgress) -> None:
+    def _start_journal(self, trainer: Trainer, progress: RunProgress, processes: Processes) -> None:
         self._journal = None  # that of an earlier fit may be in another folder
-        path = progress.journal_path
+        path = processes.same(progress.journal_path)
         if path is None:
             folder = trainer.log_dir or trainer.default_root_dir
             if "://" in folder:
@@ -264,8 +313,10 @@ class DifferentialPrivacy(Callback):
                     f"Steps lost in a crash are not counted: the run folder {folder} is not a local one."
                 )
                 return
-            path = str(journal_path(folder, progress.run_id))
+            path = processes.same(str(journal_path(folder, progress.run_id)))
         progress.journal_path = path
+        if not processes.leads:
+            return
         self._journal = StepJournal(Path(path), progress.run_id)
         if self._resumed:
             self._journal.open(self._ledger)
@@ -309,17 +360,34 @@ class DifferentialPrivacy(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.state.fn == "fit" and not self._fitting and internals.launches_elsewhere(trainer):
+            self._ledger.add_caveat(
+                "Training ran in processes that ended with an error, and what they spent is not counted here: resume "
+                "from the last checkpoint to count it."
+            )
         self._close(trainer)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close(trainer)
+        self._fitting = False
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        """Continue where the processes that this one has started ended."""
+        saved, self._settings, self._progress = read_state(state)
+        self._ledger.load_state_dict(saved)
+
+    def _lift_shield(self, trainer: Trainer) -> None:
+        if self._shield is not None:
+            internals.lift_shield(trainer, self._shield)
+            self._shield = None
 
     def _close(self, trainer: Trainer) -> None:
         """Take everything off the trainer and its module again."""
         if self._run is not None:
             self._run.close()
             self._run = None
+        self._lift_shield(trainer)
         if self._journal is not None:
             self._journal.close()
         if self._checkpoint_io is not None:

@@ -84,13 +84,6 @@ def test_bad_argument_is_named_with_its_value(arguments: dict[str, Any], words: 
         private(**arguments)
 
 
-def test_p28_ddp_is_refused_until_it_is_built(tiny: Any) -> None:
-    try:
-        refused(tiny, UnsupportedError, "DDPStrategy.*not built.*devices=1", strategy="ddp")
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -109,17 +102,6 @@ def test_unsupported_trainer_is_refused(
     tiny: Any, options: dict[str, Any], error: type[LightningPrivacyError], words: str
 ) -> None:
     refused(tiny, error, words, **options)
-
-
-@pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
-def test_p28_sharded_strategies_are_refused_by_name(tiny: Any, strategy: str) -> None:
-    from lightning_privacy.callbacks._preconditions import check_trainer_settings
-
-    trainer = tiny.trainer()
-    other = type(strategy, (), {})()
-    trainer._accelerator_connector.strategy = other
-    with pytest.raises(UnsupportedError, match=rf"{strategy}.*FSDP and DeepSpeed.*devices=1"):
-        check_trainer_settings(trainer, tiny.Module())
 
 
 @pytest.mark.parametrize("name", ["LearningRateFinder", "BatchSizeFinder"])
