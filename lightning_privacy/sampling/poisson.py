@@ -35,6 +35,7 @@ from torch.utils.data import Sampler
 from lightning_privacy._validate import non_negative_int, positive_int, probability
 from lightning_privacy.accounting.releases import SampledGaussian, TruncatedSampledGaussian
 from lightning_privacy.errors import CheckpointError, ConfigurationError
+from lightning_privacy.sampling._agreement import agree, group_size, share_key
 
 __all__ = ["PoissonSampler"]
 
@@ -57,10 +58,20 @@ class PoissonSampler(Sampler[list[int]]):
     Who was in which batch must stay secret. Without a seed the sampler takes 128 bits from the
     operating system and never saves them. With a seed the batches are reproducible by whoever knows
     it, so a seed must be as secret as the data or the run is not private. A copied or unpickled
-    sampler without a seed draws other batches than the original, and is at its position.
+    sampler without a seed draws other batches than the original, and is at its position; one of
+    several replicas refuses to draw.
 
     Several replicas compute the same global draw and take every ``num_replicas``-th index of it:
-    disjoint shards that together are the draw and whose sizes differ by at most one.
+    disjoint shards that together are the draw and whose sizes differ by at most one. Where
+    ``torch.distributed`` is initialised with as many processes, making the sampler is a collective
+    operation: every process makes it at the same point, arguments and ranks are compared, and
+    without a seed process 0 sends its 128 bits to the others. They are never saved either, so a
+    resumed run, which makes its samplers anew, goes on with a fresh key. Without a process group of
+    that size nothing can be compared: then a common seed is needed, and is trusted.
+
+    ``num_replicas`` and ``rank`` are never guessed. A sampler that is made without them in a process
+    group of several is refused, as independent batches of each process would be another
+    distribution, and a collective operation that only one process enters would wait for ever.
 
     Args:
         num_examples: size of the data set, >= 1.
@@ -68,11 +79,12 @@ class PoissonSampler(Sampler[list[int]]):
         steps: number of batches, >= 1.
         max_batch_size: keep at most this many examples of a (global) draw; None for no cap.
         seed: a whole number >= 0; None for randomness from the operating system.
-        num_replicas: number of processes that share each batch; needs ``rank`` and ``seed``.
+        num_replicas: number of processes that share each batch; needs ``rank``. None for 1.
         rank: which of them this is, 0 <= rank < num_replicas.
 
     Raises:
-        ConfigurationError: an argument is out of range, or replicas have no common seed.
+        ConfigurationError: an argument is out of range; replicas have neither a common seed nor a
+            process group to agree over; or their arguments don't fit together.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -99,13 +111,26 @@ class PoissonSampler(Sampler[list[int]]):
         self._max_batch_size = None if max_batch_size is None else positive_int(max_batch_size=max_batch_size)
         self._seed = None if seed is None else non_negative_int(seed=seed)
         self._num_replicas, self._rank = _replica(num_replicas, rank)
-        if self._num_replicas > 1 and seed is None:
-            raise ConfigurationError(
-                f"seed must be given when num_replicas={num_replicas}: without a common seed the replicas "
-                "draw different batches; let one process take secrets.randbits(128) and send it to the others"
-            )
-        self._key = _philox_key(self._seed)
+        self._key: int | None = self._common_key()
         self._position = 0
+
+    def _common_key(self) -> int:
+        """The generator's key, the same in every replica."""
+        if self._num_replicas == 1:
+            return _philox_key(self._seed)
+        size = group_size()
+        if size == self._num_replicas:
+            same = {name: getattr(self, name) for name in (*_MUST_AGREE, "seed")}
+            agree(same | {"NumPy version": np.__version__}, rank=self._rank)
+            return share_key() if self._seed is None else _philox_key(self._seed)
+        if self._seed is None:
+            group = f"the process group has {size} processes" if size > 1 else "torch.distributed is not initialised"
+            raise ConfigurationError(
+                f"seed must be given when num_replicas={self._num_replicas} and {group}: the replicas have no way "
+                "to agree on their batches; call torch.distributed.init_process_group first, or let one process "
+                "take secrets.randbits(128) and send it to the others as seed"
+            )
+        return _philox_key(self._seed)
 
     @property
     def num_examples(self) -> int:
@@ -244,9 +269,15 @@ class PoissonSampler(Sampler[list[int]]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._seed is None:
-            self._key = _philox_key(None)
+            # Each replica would take another key; how they could agree on one is only known where all take part.
+            self._key = _philox_key(None) if self._num_replicas == 1 else None
 
     def _generator(self, step: int, use: int) -> np.random.Generator:
+        if self._key is None:
+            raise ConfigurationError(
+                f"this copy of a sampler with num_replicas={self._num_replicas} and seed=None has no key: a key is "
+                "never saved, and the replicas' batches must fit together; make a PoissonSampler in every process"
+            )
         # Philox is a function of key and counter (Salmon et al., 2011): step and use go into the two
         # high words of the counter, which leaves 2**128 values to each.
         counter = non_negative_int(step=step, bits=_STEP_BITS) << 192 | use << 128
@@ -261,6 +292,12 @@ class PoissonSampler(Sampler[list[int]]):
 
 def _replica(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
     if num_replicas is None and rank is None:
+        if (size := group_size()) > 1:
+            raise ConfigurationError(
+                f"num_replicas and rank must be given in a process group of {size} processes, got None: pass "
+                f"num_replicas={size}, rank=torch.distributed.get_rank() for batches that the processes share, or "
+                "num_replicas=1, rank=0 for a sampler of this process alone"
+            )
         return 1, 0
     if num_replicas is None or rank is None:
         raise ConfigurationError(
