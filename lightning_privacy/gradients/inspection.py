@@ -10,16 +10,29 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
-from lightning_privacy.gradients.rules import RULES, rule_for
+from lightning_privacy.gradients.rules import COMPOSITE_RULES, RULES, CompositeRule, Rule, composite_rule_for, rule_for
 
 __all__ = ["refuse_coupling_layers", "refuse_optimizer", "refuse_unfit"]
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+_CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_ATTENTION = (
+    *("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias"),
+    *("bias_k", "bias_v", "out_proj.weight", "out_proj.bias"),
+)
+_COMPOSITE_PARAMETERS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.MultiheadAttention: _ATTENTION,
+    nn.RNNCell: _CELL,
+    nn.LSTMCell: _CELL,
+    nn.GRUCell: _CELL,
+}
 
 
 def refuse_coupling_layers(module: nn.Module) -> None:
@@ -44,17 +57,30 @@ def _layout_problem(layer: nn.Module) -> str | None:
     """Return why the layer's batch dimension can't be told, or None."""
     if not isinstance(layer, nn.RNNBase | nn.MultiheadAttention) or layer.batch_first:
         return None
+    if composite_rule_for(layer) is not None:
+        return None
     if not any(p.requires_grad for p in layer.parameters()):
         return None
-    return "takes time first, and examples must be in the first dimension; set batch_first=True"
+    return (
+        "takes time first, which only the layer's own class can, without a parametrization; elsewhere examples must be "
+        "in the first dimension, so set batch_first=True"
+    )
 
 
 def _reparametrization_problem(layer: nn.Module) -> str | None:
     """Return why a layer with a rule whose weight is remade outside its forward can't be trained, or None."""
-    if rule_for(layer) is None:
+    if rule_for(layer) is not None:
+        known: Collection[str] = ("weight", "bias")
+    elif composite_rule_for(layer) is None:
         return None
-    for name, parameter in layer.named_parameters(recurse=False):
-        if parameter.requires_grad and name not in ("weight", "bias"):
+    elif isinstance(layer, nn.RNNBase):
+        known = {name for names in layer._all_weights for name in names}
+    elif type(layer) in _COMPOSITE_PARAMETERS:
+        known = _COMPOSITE_PARAMETERS[type(layer)]
+    else:
+        return None
+    for name, parameter in layer.named_parameters():
+        if parameter.requires_grad and name not in known:
             return (
                 f"parameter '{name}' becomes part of the layer outside its forward, as torch.nn.utils.weight_norm, "
                 "spectral_norm and prune do in a hook; use torch.nn.utils.parametrizations or parametrize instead"
@@ -112,7 +138,8 @@ def refuse_unfit(module: nn.Module) -> None:
                 f"layer '{name}' ({kind}) is an Opacus wrapper that clips by itself; pass the module inside it"
             )
         # A subclass computes with the same options, whatever else it does.
-        rule = next((rule for kind_of, rule in RULES.items() if isinstance(layer, kind_of)), None)
+        rules: dict[type[nn.Module], Rule | CompositeRule] = {**RULES, **COMPOSITE_RULES}
+        rule = next((rule for kind_of, rule in rules.items() if isinstance(layer, kind_of)), None)
         problem = rule.unsupported(layer) if rule is not None else None
         problem = problem or _layout_problem(layer) or _reparametrization_problem(layer) or _loss_problem(layer)
         if problem is not None:

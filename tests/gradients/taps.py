@@ -1,4 +1,4 @@
-"""A composite rule on its own, without an engine: what it returns, and what it says of every example.
+"""A rule on its own, without an engine: what it returns, and what it says of every example.
 
 The reference is the layer's own forward on the whole batch and one ordinary backward for the loss of each example;
 both sides start from the same random state, so that dropout is compared value by value.
@@ -6,6 +6,7 @@ both sides start from the same random state, so that dropout is compared value b
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from lightning_privacy.gradients.contributions import Contribution, merge
 from lightning_privacy.gradients.interception import grow_root
-from lightning_privacy.gradients.rules import composite_rule_for
+from lightning_privacy.gradients.rules import composite_rule_for, rule_for
 
 Rows = Callable[[Any], Sequence[Tensor]]
 SEED = 1234
@@ -47,16 +48,25 @@ class Taps:
 
 
 def tapped(layer: nn.Module, taps: Taps, *args: Any, **kwargs: Any) -> Any:
-    rule = composite_rule_for(layer)
+    composite, rule = composite_rule_for(layer), rule_for(layer)
+    if composite is not None:
+        detached = {name: p.detach() for name, p in layer.named_parameters()}
+        return composite.forward(layer, detached, taps, *args, **kwargs)
     assert rule is not None, "this test is about a rule, not the fallback"
-    return rule.forward(layer, {name: p.detach() for name, p in layer.named_parameters()}, taps, *args, **kwargs)
+    bound = inspect.signature(type(layer).forward).bind(layer, *args, **kwargs)
+    bound.apply_defaults()
+    parameters = {name: None if p is None else p.detach() for name, p in layer._parameters.items()}
+    output, kept = rule.forward(layer, parameters, *bound.args[1:])
+    assert output.dim() >= rule.batched_dimensions(layer)
+    names = frozenset(name for name, p in layer.named_parameters() if p.requires_grad)
+    return taps(output, kept, lambda kept, gradient: rule.contributions(layer, kept, gradient, names))
 
 
 def example_losses(rows: Sequence[Tensor]) -> Tensor:
     """Return a loss of each example that is not linear in any output."""
     total = torch.zeros(len(rows[0]), dtype=rows[0].dtype)
     for number, leaf in enumerate(rows):
-        flat = torch.tanh(leaf.flatten(1))
+        flat = torch.tanh(leaf.unsqueeze(-1).flatten(1))
         weights = torch.cos(1.3 * torch.arange(flat.shape[1], dtype=torch.float64) + 0.5 + number).to(flat.dtype)
         total = total + (flat * weights).sum(1)
     return total

@@ -117,29 +117,31 @@ class RecurrentRule(CompositeRule):
         weight = parameters[f"weight_ih{suffix}"]
         if weight is None:
             raise TypeError(f"the layer has no weight_ih{suffix}")
-        rows = F.linear(x, weight, self.input_bias(parameters, suffix)).transpose(0, 1)
-        rows = rows if to_batch is None else rows.index_select(0, to_batch)
+
+        def rows_of(values: Tensor) -> Tensor:
+            values = values.transpose(0, 1)
+            return values if to_batch is None else values.index_select(0, to_batch)
 
         def contributions(kept: tuple[Tensor], gradient: Tensor) -> dict[str, Contribution]:
-            return self._contributions(kept[0], gradient, suffix, run, to_batch)
+            return self._contributions(kept[0], gradient, suffix, run, rows_of)
 
-        rows = tap(rows, (x.detach(),), contributions)
+        rows = rows_of(F.linear(x, weight, self.input_bias(parameters, suffix)))
+        rows = tap(rows, (rows_of(x.detach()),), contributions)
         return (rows if to_sorted is None else rows.index_select(0, to_sorted)).transpose(0, 1)
 
     def _contributions(
-        self, x: Tensor, gradient: Tensor, suffix: str, run: Run, to_batch: Tensor | None
+        self, x: Tensor, gradient: Tensor, suffix: str, run: Run, rows_of: Callable[[Tensor], Tensor]
     ) -> dict[str, Contribution]:
         """Return the contributions of one layer and direction from the gradient of its projected input."""
 
         def rows(values: Tensor) -> Tensor:
-            values = values.to(gradient.dtype).transpose(0, 1)
-            return values if to_batch is None else values.index_select(0, to_batch)
+            return rows_of(values.to(gradient.dtype))
 
         if run.previous is None:
             raise RuntimeError("the gradient of the input projection arrived before that of the recurrence")
         recurrent = self.recurrent_gradient(gradient, run, rows)
         result: dict[str, Contribution] = {
-            f"weight_ih{suffix}": _outer(gradient, rows(x)),
+            f"weight_ih{suffix}": _outer(gradient, x),
             f"weight_hh{suffix}": _outer(recurrent, rows(run.previous)),
             f"bias_ih{suffix}": Dense(gradient.sum(1)),
             f"bias_hh{suffix}": Dense(recurrent.sum(1)),
