@@ -70,6 +70,10 @@ def test_groups_by_name(bounds: dict[str, float], groups: list[int], in_order: t
     assert policy.norm_bound == pytest.approx(math.hypot(*in_order), rel=1e-12)
 
 
+def test_a_name_is_itself_before_it_is_a_pattern() -> None:
+    assert PerLayerClipping({"blocks[0].weight": 1.0}).groups(["blocks[0].weight"]) == [0]
+
+
 def test_a_key_whose_parameters_are_frozen_adds_no_noise() -> None:
     policy = PerLayerClipping({"body": 3.0, "head": 4.0})
     assert policy.norm_bound == 5.0
