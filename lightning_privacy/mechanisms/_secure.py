@@ -104,7 +104,7 @@ def fill_without_gaps(out: _Floats, *, keys: Sequence[bytes], nonce: int, std: f
     In float32 that takes one draw, made in float64 and rounded: each float32 above 2**-24 standard deviations stands
     for several values of the draw, a pair of them for more than 2**50 pairs. In float64 the draw itself has gaps, so
     ``DRAWS`` of them are added and halved: a sum that was seen is met by so many combinations that looking for one is
-    hopeless (Holohan and Braghin, 2021, section 4).
+    hopeless (Holohan and Braghin, 2021, section 5.1).
 
     Args:
         out: one-dimensional, contiguous, float32 or float64.

@@ -184,7 +184,7 @@ def test_p19_equal_shards_would_be_noticed():
 
 
 def test_p19_replicas_need_a_common_seed():
-    with pytest.raises(ConfigurationError, match="num_replicas=2 and torch.distributed is not initialised"):
+    with pytest.raises(ConfigurationError, match=r"num_replicas=2 and torch\.distributed is not initialised"):
         make(seed=None, num_replicas=2, rank=0)
     make(seed=None, num_replicas=1, rank=0)
 
