@@ -116,6 +116,31 @@ def test_tail_reaches_nine_sigma_and_is_never_infinite_or_zero(dtype, word, radi
     assert _filled(1, dtype)[0] == pytest.approx(radius, rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("eighths", range(-4, 4))
+def test_direction_is_right_where_the_tangent_is_extreme(eighths, dtype, monkeypatch):
+    """Multiples of 45 degrees; at 180 the tangent of half the angle is 1.6e16."""
+
+    class Turned:
+        def __init__(self, *_):
+            pass
+
+        def encryptor(self):
+            return self
+
+        def update_into(self, data, out):
+            word = np.dtype(dtype).itemsize
+            rows = np.frombuffer(out, np.uint8, len(data)).reshape(-1, (8 + word) * TILE)
+            rows[:, : 8 * TILE].view(np.int64)[:] = 2**62
+            rows[:, 8 * TILE :].view(f"i{word}")[:] = eighths * 2 ** (8 * word - 3)
+
+    monkeypatch.setattr(_normals, "Cipher", Turned)
+    radius, angle = math.sqrt(2 * math.log(2)), eighths * math.pi / 4
+    tolerance = 4e-7 if dtype == np.float32 else 4e-16
+    values = _filled(2 * TILE, dtype)[[0, TILE]]
+    np.testing.assert_allclose(values, [radius * math.cos(angle), radius * math.sin(angle)], rtol=0, atol=tolerance)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     first=st.integers(1, 70 * 2 * TILE),
