@@ -1,4 +1,4 @@
-"""Experiments P01 to P06: what the loss and the layers do to the bound of one example."""
+"""Experiments P01 to P06 and P11: what the loss and the layers do to the bound of one example."""
 
 from __future__ import annotations
 
@@ -186,4 +186,33 @@ def p06() -> Finding:
     )
 
 
-EXPERIMENTS = (p01, p02, p03, p04, p05, p06)
+def p11() -> Finding:
+    y = torch.zeros(10, dtype=torch.long)
+    y[-1] = 1
+    x = torch.full((10, 4), 6.3)  # a mean's gradient of one example is just below C
+    total = nn.CrossEntropyLoss(reduction="sum")
+    mean_as_sum = influence(linear, x, y, loss_reduction="sum")
+    same = torch.zeros_like(y)
+    norm = float(released(linear, x[:1], same[:1], criterion=total, max_grad_norm=1e6).norm())
+    sum_as_mean = influence(linear, x, same, criterion=total, max_grad_norm=10 * norm)
+
+    def without_last(run: SimpleNamespace, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(run.model(x), y, reduction="none")[:-1].sum() / len(x)
+
+    whole = released(linear, x, y, loss_reduction="sum")
+    emptied = change(whole, released(linear, x, y, without_last, loss_reduction="sum"))
+    refused = error_of(lambda: released(linear, x, y, mode="ghost", criterion=total))
+    return Finding(
+        "P11",
+        {
+            "mean declared as sum": outcome_of(mean_as_sum),
+            "sum declared as mean": outcome_of(sum_as_mean),
+            "ghost": "refuses" if refused else "silent",
+        },
+        f"The realised batch size scales every gradient before its clip: leaving one example out changes the sum by "
+        f"{mean_as_sum:.2f} C for a mean declared as a sum, {sum_as_mean:.2f} C the other way (replaced by an empty "
+        f"one at equal size: {emptied:.2f} C, but Opacus accounts for leaving out). Ghost mode: {refused}.",
+    )
+
+
+EXPERIMENTS = (p01, p02, p03, p04, p05, p06, p11)

@@ -1,4 +1,4 @@
-"""Experiments P07 to P13: what happens within a step, from a frozen layer to an adaptive bound."""
+"""Experiments P07 to P10, P12 and P13: what happens within a step, from a frozen layer to an adaptive bound."""
 
 from __future__ import annotations
 
@@ -166,28 +166,6 @@ def p10() -> Finding:
     )
 
 
-def p11() -> Finding:
-    y = torch.zeros(10, dtype=torch.long)
-    y[-1] = 1
-    x = torch.full((10, 4), 6.3)  # a mean's gradient of one example is just below C
-    total = nn.CrossEntropyLoss(reduction="sum")
-    mean_as_sum = influence(linear, x, y, loss_reduction="sum")
-    same = torch.zeros_like(y)
-    norm = float(released(linear, x[:1], same[:1], criterion=total, max_grad_norm=1e6).norm())
-    sum_as_mean = influence(linear, x, same, criterion=total, max_grad_norm=10 * norm)
-    refused = error_of(lambda: released(linear, x, y, mode="ghost", criterion=total))
-    return Finding(
-        "P11",
-        {
-            "mean declared as sum": outcome_of(mean_as_sum),
-            "sum declared as mean": outcome_of(sum_as_mean),
-            "ghost": "refuses" if refused else "silent",
-        },
-        f"The realised batch size scales every gradient before its clip: leaving one example out changes the sum by "
-        f"{mean_as_sum:.2f} C for a mean declared as a sum, {sum_as_mean:.2f} C the other way. Ghost mode: {refused}.",
-    )
-
-
 def p12() -> Finding:
     x, y = _batch()
     first = released(linear, x, y)
@@ -246,4 +224,4 @@ def p13() -> Finding:
     )
 
 
-EXPERIMENTS = (p07, p08, p09, p10, p11, p12, p13)
+EXPERIMENTS = (p07, p08, p09, p10, p12, p13)

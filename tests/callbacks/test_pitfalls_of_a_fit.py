@@ -65,7 +65,7 @@ def test_p05_a_penalty_on_weights_ends_the_fit_before_a_step(tiny: Any, term: Ca
 @pytest.mark.parametrize("rows", [1, 5])
 def test_p05_a_term_of_a_fixed_input_is_refused(tiny: Any, rows: int) -> None:
     module = with_term(tiny, lambda module, x: module.net(torch.ones(rows, 3, dtype=torch.float64)).mean())
-    with pytest.raises((PrivacyViolation, UnsupportedError), match="batch|rows|example"):
+    with pytest.raises((PrivacyViolation, UnsupportedError), match=r"batch|rows|example"):
         tiny.trainer(max_epochs=1, callbacks=[private()]).fit(module, tiny.loader(12, 12))
 
 
