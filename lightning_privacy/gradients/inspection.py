@@ -62,25 +62,25 @@ def _layout_problem(layer: nn.Module) -> str | None:
     if not any(p.requires_grad for p in layer.parameters()):
         return None
     return (
-        "takes time first, which only the layer's own class can, without a parametrization; elsewhere examples must be "
-        "in the first dimension, so set batch_first=True"
+        "takes time first, which has a rule in torch's own class only; in a subclass, or with a forward of its own, "
+        "examples must be in the first dimension: set batch_first=True"
     )
 
 
 def _reparametrization_problem(layer: nn.Module) -> str | None:
     """Return why a layer with a rule whose weight is remade outside its forward can't be trained, or None."""
-    if rule_for(layer) is not None:
-        known: Collection[str] = ("weight", "bias")
-    elif composite_rule_for(layer) is None:
+    if rule_for(layer) is None and composite_rule_for(layer) is None:
         return None
-    elif isinstance(layer, nn.RNNBase):
+    kind = nn.utils.parametrize.type_before_parametrizations(layer)
+    known: Collection[str] = ("weight", "bias")
+    if isinstance(layer, nn.RNNBase):
         known = {name for names in layer._all_weights for name in names}
-    elif type(layer) in _COMPOSITE_PARAMETERS:
-        known = _COMPOSITE_PARAMETERS[type(layer)]
-    else:
-        return None
+    elif kind in COMPOSITE_RULES:
+        if kind not in _COMPOSITE_PARAMETERS:
+            return None
+        known = _COMPOSITE_PARAMETERS[kind]
     for name, parameter in layer.named_parameters():
-        if parameter.requires_grad and name not in known:
+        if parameter.requires_grad and name not in known and "parametrizations." not in name:
             return (
                 f"parameter '{name}' becomes part of the layer outside its forward, as torch.nn.utils.weight_norm, "
                 "spectral_norm and prune do in a hook; use torch.nn.utils.parametrizations or parametrize instead"
@@ -146,22 +146,25 @@ def refuse_unfit(module: nn.Module) -> None:
             raise UnsupportedError(f"layer '{name}' ({kind}): {problem}")
 
 
-def refuse_optimizer(optimizer: Optimizer, module: nn.Module) -> None:
+def refuse_optimizer(optimizer: Optimizer, module: nn.Module, *, releases_again: bool = False) -> None:
     """Refuse an optimizer that would step on something else than the private gradient of ``module``.
 
     Args:
         optimizer: the optimizer about to step.
         module: the network whose gradients are private.
+        releases_again: whether each further evaluation of the closure is a release that is charged.
 
     Raises:
         UnsupportedError: it evaluates its closure more than once per step.
         ConfigurationError: it holds a tensor that is no parameter of the module.
     """
     kind = type(optimizer).__name__
-    if isinstance(optimizer, torch.optim.LBFGS):
+    if isinstance(optimizer, torch.optim.LBFGS) and not releases_again:
         raise UnsupportedError(
             f"the optimizer {kind} evaluates its closure several times in one step, and each evaluation would release "
-            "another gradient of the same batch; use SGD, Adam or any other that needs one gradient per step"
+            "another gradient of the same random batch, whose cost nothing here accounts for. Use SGD, Adam or any "
+            "other that needs one gradient per step; DifferentialPrivacy takes it where each batch is the whole data "
+            "set (batch_size = number of examples)"
         )
     known = {id(parameter) for parameter in module.parameters()}
     foreign = [

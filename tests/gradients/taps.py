@@ -104,6 +104,7 @@ def check_rule(
     parameters = [p for p in layer.parameters() if p.requires_grad]
     inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.requires_grad]
 
+    buffers = [buffer.clone() for buffer in layer.buffers()]
     torch.manual_seed(SEED)
     output = call(layer, *args, **kwargs)
     losses = example_losses(rows(output))
@@ -112,11 +113,16 @@ def check_rule(
         for loss in losses
     ]
     state = torch.get_rng_state()
+    after = [buffer.clone() for buffer in layer.buffers()]
+    for buffer, before in zip(layer.buffers(), buffers, strict=True):
+        buffer.copy_(before)
 
     torch.manual_seed(SEED)
     taps = Taps()
     again = call(lambda *args, **kwargs: tapped(layer, taps, *args, **kwargs), *args, **kwargs)
     assert torch.equal(torch.get_rng_state(), state), "the layer draws other random numbers"
+    for buffer, expected in zip(layer.buffers(), after, strict=True):
+        _close(buffer, expected, tolerance, "buffer")
     (values, structure), (others, other_structure) = tree_flatten(output), tree_flatten(again)
     assert structure == other_structure
     for value, other in zip(values, others, strict=True):

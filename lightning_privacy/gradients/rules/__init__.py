@@ -14,6 +14,7 @@ from lightning_privacy.gradients.rules.embedding import EmbeddingBagRule, Embedd
 from lightning_privacy.gradients.rules.hf_conv1d import TransposedLinearRule, is_transposed_linear
 from lightning_privacy.gradients.rules.linear import LinearRule
 from lightning_privacy.gradients.rules.norms import ChannelNormRule, TrailingNormRule
+from lightning_privacy.gradients.rules.parametrized import ParametrizedRule, has_parametrizations
 from lightning_privacy.gradients.rules.prelu import PReLURule
 from lightning_privacy.gradients.rules.recurrent import ElmanRule, GRURule, LSTMRule
 from lightning_privacy.gradients.rules.transposed_conv import TransposedConvRule
@@ -67,7 +68,12 @@ def rule_for(module: nn.Module) -> Rule | None:
 
 def composite_rule_for(module: nn.Module) -> CompositeRule | None:
     """Return the composite rule of exactly this layer, or None when there is none or the fallback must serve."""
-    rule = COMPOSITE_RULES.get(type(module))
-    if rule is None or any(nn.utils.parametrize.is_parametrized(m) or has_own_forward(m) for m in module.modules()):
+    if any(has_own_forward(each) for each in module.modules()):
         return None
-    return rule
+    if not has_parametrizations(module):
+        return COMPOSITE_RULES.get(type(module))
+    if isinstance(module, nn.EmbeddingBag) and module.mode == "max":
+        return None
+    kind = nn.utils.parametrize.type_before_parametrizations(module)
+    rule = COMPOSITE_RULES.get(kind) or RULES.get(kind)
+    return None if rule is None else ParametrizedRule(rule)
