@@ -53,7 +53,7 @@ DRAWS = 4
 
 _GRID_BITS = 8  # a cell is at most 2**-8 standard deviations wide
 _LEAST, _LARGEST = 2.0**-900, 2.0**900  # the grid and its inverse stay far from the limits of float64
-_BLOCK_TILES = 256  # values are worked on 4 MB at a time, whatever the size of the tensor
+_BLOCK_TILES = 128  # values are worked on 2 MB at a time, whatever the size of the tensor
 
 _Floats = NDArray[np.floating[Any]]
 
