@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients.contributions import Contribution
 from lightning_privacy.gradients.layout import FIRST, Layout, Layouts
 
-__all__ = ["Collector", "Recorder"]
+__all__ = ["Collector", "Recorder", "Watch"]
 
 
 class Collector(Protocol):
@@ -39,6 +39,19 @@ class Collector(Protocol):
 
     def collect(self, parameter: nn.Parameter, contribution: Contribution, *, only_use: bool) -> None:
         """Called with each use's contribution to each parameter."""
+
+
+class Watch(Protocol):
+    """What follows parameters that are used outside the layers; see :mod:`lightning_privacy.gradients.functional`."""
+
+    def reset(self) -> None:
+        """Called where a micro-batch begins and where it ends."""
+
+    def with_rows(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the arguments of layer ``name``; what was made of parameters alone has a row for each example."""
+
+    def note_output(self, output: Any) -> None:
+        """Take note of what a layer returned."""
 
 
 class Recorder:
@@ -62,6 +75,7 @@ class Recorder:
         self.seen: dict[str, list[torch.Size]] | None = None
         """Where the shapes of outputs are written down instead of being listened to; None in training."""
         self.bypass = False
+        self.watch: Watch | None = None
 
     def start(self, examples: int | None) -> None:
         """Begin a micro-batch of that many examples, or of as many as the network's input has."""
@@ -70,6 +84,8 @@ class Recorder:
         self.examples = examples
         self.uses = {}
         self.calls = {}
+        if self.watch is not None:
+            self.watch.reset()
 
     def stop(self) -> None:
         """End it; graphs made during it can't release anything later."""
@@ -78,6 +94,8 @@ class Recorder:
         self.examples = None
         self.uses = {}
         self.calls = {}
+        if self.watch is not None:
+            self.watch.reset()
 
     def listening(self) -> bool:
         """Return whether a call that happens now would take part in a backward."""
@@ -142,6 +160,30 @@ class Recorder:
                 f"layer '{name}' returned shape {tuple(shape)} for {examples} examples, and before training its "
                 f"examples were in dimension {layout.dimension} of {layout.dimensions}; every batch must go through "
                 "the layers in the same way"
+            )
+        return layout
+
+    def operand(self, name: str, shape: torch.Size) -> Layout | None:
+        """Return where the examples are in an operand of a function; None where no probe found out.
+
+        Args:
+            name: of the call and the operand.
+            shape: of the operand.
+        """
+        call = self.calls.get(name, 0)
+        self.calls[name] = call + 1
+        if self.seen is not None:
+            self.seen.setdefault(name, []).append(shape)
+            return None
+        layout = self._known(name, call)
+        if layout is None or layout.dimension is None:
+            return layout
+        examples = self.expected_examples(name)
+        size = shape[layout.dimension] if layout.dimension < len(shape) else 0
+        if len(shape) != layout.dimensions or (size != 0 if examples == 0 else size == 0 or size % examples):
+            raise UnsupportedError(
+                f"{name} has shape {tuple(shape)} for {examples} examples, and before training its examples were in "
+                f"dimension {layout.dimension} of {layout.dimensions}; every batch must go the same way"
             )
         return layout
 

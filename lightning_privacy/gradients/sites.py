@@ -12,17 +12,15 @@ from collections.abc import Callable, Container, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_privacy.errors import (
     ConfigurationError,
     LightningPrivacyError,
-    PrivacyViolation,
     UnsupportedError,
 )
-from lightning_privacy.gradients.contributions import Contribution, Dense, Outer
+from lightning_privacy.gradients.contributions import Contribution, Dense
 from lightning_privacy.gradients.fallback import (
     OpacusSampler,
     call_empty,
@@ -32,8 +30,9 @@ from lightning_privacy.gradients.fallback import (
     opacus_sampler,
     swapped_parameters,
 )
-from lightning_privacy.gradients.interception import grow_root, intercept
-from lightning_privacy.gradients.layout import FIRST, Layout, fold, spread
+from lightning_privacy.gradients.interception import intercept
+from lightning_privacy.gradients.layout import FIRST
+from lightning_privacy.gradients.listening import Site, Use, hook
 from lightning_privacy.gradients.precision import full_precision
 from lightning_privacy.gradients.recorder import Recorder
 from lightning_privacy.gradients.rules import RULES, CompositeRule, Rule, composite_rule_for, rule_for
@@ -43,139 +42,7 @@ __all__ = ["install"]
 Contributions = Callable[[Any, Tensor], Mapping[str, Contribution]]
 
 
-def _hook(tensor: Tensor, hook: Callable[[Tensor], None]) -> None:
-    tensor.register_hook(hook)  # type: ignore[no-untyped-call]
-
-
-class _Use:
-    """One call of one layer."""
-
-    __slots__ = ("fired", "generation", "kept", "layout", "names", "versions")
-
-    def __init__(self, generation: int, kept: Any, layout: Layout, names: frozenset[str]) -> None:
-        self.generation = generation
-        self.kept = kept
-        self.layout = layout
-        self.names = names
-        self.fired = False
-        self.versions = [leaf._version for leaf in tree_leaves(kept) if isinstance(leaf, Tensor)]
-
-
-def _each(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a tensor or tuple with its tensors changed."""
-    if isinstance(values, Tensor):
-        return change(values)
-    return tuple(_each(item, change) for item in values) if isinstance(values, tuple) else values
-
-
-def _rows_first(values: Any, layout: Layout) -> Any:
-    """Return a tensor or tuple with the batch in the first dimension."""
-    place = layout.dimension
-    return _each(values, lambda tensor: tensor.movedim(place, 0)) if place else values
-
-
-class _Site:
-    """Base of the sites: which layer, which of its parameters train."""
-
-    def __init__(self, name: str, layer: nn.Module, recorder: Recorder, parameters: dict[str, nn.Parameter]) -> None:
-        self.name = name or type(layer).__name__
-        self.layer = layer
-        self.recorder = recorder
-        self.parameters = parameters
-        self.names = frozenset(parameters)
-        # Norms are summed over thousands of values, and over all parameters: never in half precision.
-        self.dtype = torch.promote_types(next(iter(parameters.values())).dtype, torch.float32)
-
-    def training(self) -> frozenset[str]:
-        """Return the names of the parameters that train at the moment: some may be switched off for one loss."""
-        if all(parameter.requires_grad for parameter in self.parameters.values()):
-            return self.names
-        return frozenset(name for name, parameter in self.parameters.items() if parameter.requires_grad)
-
-    def count_use(self, names: frozenset[str]) -> None:
-        uses = self.recorder.uses
-        for name in names:
-            key = id(self.parameters[name])
-            uses[key] = uses.get(key, 0) + 1
-
-    def collect(self, use: _Use, contributions: Mapping[str, Contribution], rows: int) -> None:
-        """Hand over what the rows of one call contribute, put together for each example."""
-        recorder = self.recorder
-        examples = recorder.expected_examples(self.name)
-        for name, contribution in contributions.items():
-            if name not in use.names:
-                continue
-            parameter = self.parameters[name]
-            _check_shape(self.name, name, contribution, (rows, *parameter.shape))
-            only = recorder.uses.get(id(parameter), 0) == 1
-            recorder.collector.collect(parameter, fold(contribution, examples, rows), only_use=only)
-
-    def hooked(self, output: Tensor, use: _Use, hook: Callable[[_Use, Tensor], None]) -> Tensor:
-        """Return the output, its gradient hooked."""
-        if use.layout.shared:
-            output = spread(output, use.layout, self.recorder.expected_rows(self.name))
-        if output._is_view():
-            # An in-place activation on a view would rewrite the history under the hook.
-            output = output.clone()
-        if not output.requires_grad:
-            output = grow_root(self.recorder.root, output)
-        self.count_use(use.names)
-        _hook(output, partial(hook, use))
-        return output
-
-    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Stand in for the layer's forward."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how its layer is called")
-
-    def begin(self, use: _Use) -> None:
-        """Check that this gradient belongs to the micro-batch at hand."""
-        if torch.is_grad_enabled():
-            raise PrivacyViolation(
-                f"layer '{self.name}' is differentiated twice (create_graph=True, such as a gradient penalty); the "
-                "second derivative has no per-example bound here"
-            )
-        self.recorder.collector.begin_backward()
-        if use.fired or use.generation != self.recorder.generation:
-            raise PrivacyViolation(
-                f"layer '{self.name}' received a gradient for an earlier batch: a graph was kept beyond its step. "
-                "Detach what you carry from batch to batch, and call backward once per batch."
-            )
-        use.fired = True
-        if use.versions != [leaf._version for leaf in tree_leaves(use.kept) if isinstance(leaf, Tensor)]:
-            raise PrivacyViolation(
-                f"the input of layer '{self.name}' was modified in place after the layer ran, so its per-example "
-                "gradient can't be known; use the out-of-place operation"
-            )
-
-    def arrived(self, use: _Use, gradient: Tensor) -> tuple[Any, Tensor]:
-        """Return what was kept and the gradient: rows first, in the precision of norms."""
-        kept, use.kept = use.kept, None
-        if use.layout.shared:
-            kept = spread(kept, use.layout, gradient.shape[0])
-        kept, gradient = _rows_first(kept, use.layout), _rows_first(gradient, use.layout)
-        dtype = self.dtype
-        return _each(kept, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor), gradient.to(
-            dtype
-        )
-
-
-def _check_shape(layer: str, name: str, contribution: Contribution, expected: tuple[int, ...]) -> None:
-    """Refuse a rule that misunderstood its task, before wrong numbers come of it."""
-    if isinstance(contribution, Dense):
-        found: tuple[int, ...] = tuple(contribution.values.shape)
-    elif isinstance(contribution, Outer) and contribution.pairs:
-        pair = contribution.pairs[0]
-        found = (pair.right.shape[0], *contribution.shape)
-    else:
-        return
-    if found != expected:
-        raise UnsupportedError(
-            f"the rule of layer '{layer}' returned a contribution of shape {found} for '{name}'; it must be "
-            f"{expected}, one gradient for each example"
-        )
-
-
-class _RuleSite(_Site):
+class _RuleSite(Site):
     """A layer with a rule."""
 
     def __init__(
@@ -186,11 +53,11 @@ class _RuleSite(_Site):
         self.dimensions = rule.batched_dimensions(layer)
         self.signature = inspect.signature(type(layer).forward)
 
-    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(
+        self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], names: frozenset[str]
+    ) -> Any:
+        """See :meth:`Site.run`."""
         recorder = self.recorder
-        names = self.training()
-        if not names or not recorder.listening():
-            return original(*args, **kwargs)
         if kwargs:
             bound = self.signature.bind(self.layer, *args, **kwargs)
             bound.apply_defaults()  # without them, arguments behind an omitted one would be lost
@@ -200,9 +67,9 @@ class _RuleSite(_Site):
         layout = recorder.place(self.name, output.shape, self.dimensions)
         if layout is None:
             return output
-        return self.hooked(output, _Use(recorder.generation, kept, layout, names), self.receive)
+        return self.hooked(output, Use(recorder.generation, kept, layout, names), self.receive)
 
-    def receive(self, use: _Use, gradient: Tensor) -> None:
+    def receive(self, use: Use, gradient: Tensor) -> None:
         """Turn the output's gradient into contributions."""
         self.begin(use)
         with full_precision(gradient.device.type):
@@ -210,7 +77,7 @@ class _RuleSite(_Site):
             self.collect(use, self.rule.contributions(self.layer, kept, gradient, use.names), gradient.shape[0])
 
 
-class _CompositeSite(_Site):
+class _CompositeSite(Site):
     """A layer whose rule listens to several tensors inside it."""
 
     def __init__(
@@ -219,13 +86,12 @@ class _CompositeSite(_Site):
         super().__init__(name, layer, recorder, parameters)
         self.rule = rule
 
-    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        recorder = self.recorder
-        names = self.training()
-        if not names or not recorder.listening():
-            return original(*args, **kwargs)
+    def run(
+        self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], names: frozenset[str]
+    ) -> Any:
+        """See :meth:`Site.run`."""
         detached = {key: p.detach() for key, p in self.layer.named_parameters(remove_duplicate=False)}
-        with recorder.bypassed():
+        with self.recorder.bypassed():
             return self.rule.forward(self.layer, detached, partial(self.tap, names), *args, **kwargs)
 
     def tap(self, names: frozenset[str], output: Tensor, kept: Any, contributions: Contributions) -> Tensor:
@@ -233,10 +99,10 @@ class _CompositeSite(_Site):
         layout = self.recorder.place(self.name, output.shape, 1)
         if layout is None:
             return output
-        use = _Use(self.recorder.generation, kept, layout, names)
+        use = Use(self.recorder.generation, kept, layout, names)
         return self.hooked(output, use, partial(self.receive, contributions))
 
-    def receive(self, contributions: Contributions, use: _Use, gradient: Tensor) -> None:
+    def receive(self, contributions: Contributions, use: Use, gradient: Tensor) -> None:
         """Turn the tensor's gradient into contributions."""
         self.begin(use)
         with full_precision(gradient.device.type):
@@ -244,7 +110,7 @@ class _CompositeSite(_Site):
             self.collect(use, contributions(kept, gradient), gradient.shape[0])
 
 
-class _SamplerSite(_Site):
+class _SamplerSite(Site):
     """A layer served by a gradient sampler registered with Opacus."""
 
     def __init__(
@@ -258,11 +124,11 @@ class _SamplerSite(_Site):
         super().__init__(name, layer, recorder, parameters)
         self.sampler = sampler
 
-    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(
+        self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], names: frozenset[str]
+    ) -> Any:
+        """See :meth:`Site.run`."""
         recorder = self.recorder
-        names = self.training()
-        if not names or not recorder.listening():
-            return original(*args, **kwargs)
         detached = {id(p): p.detach() for p in self.layer.parameters(recurse=False)}
         with recorder.bypassed(), swapped_parameters(self.layer, detached):
             output = original(*args, **kwargs)
@@ -272,9 +138,9 @@ class _SamplerSite(_Site):
         if layout is None:
             return output
         kept = tuple(leaf.detach() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        return self.hooked(output, _Use(recorder.generation, kept, layout, names), self.receive)
+        return self.hooked(output, Use(recorder.generation, kept, layout, names), self.receive)
 
-    def receive(self, use: _Use, gradient: Tensor) -> None:
+    def receive(self, use: Use, gradient: Tensor) -> None:
         """Turn the output's gradient into contributions."""
         self.begin(use)
         with full_precision(gradient.device.type):
@@ -295,18 +161,18 @@ class _SamplerSite(_Site):
             self.collect(use, contributions, gradient.shape[0])
 
 
-class _FallbackSite(_Site):
+class _FallbackSite(Site):
     """Any other module: run on one view of its parameters per row."""
 
     def __init__(self, name: str, layer: nn.Module, recorder: Recorder, parameters: dict[str, nn.Parameter]) -> None:
         super().__init__(name, layer, recorder, parameters)
         self.looped = False
 
-    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(
+        self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], names: frozenset[str]
+    ) -> Any:
+        """See :meth:`Site.run`."""
         recorder = self.recorder
-        names = self.training()
-        if not names or not recorder.listening():
-            return original(*args, **kwargs)
         if recorder.seen is not None:
             with recorder.bypassed():
                 return original(*args, **kwargs)
@@ -315,8 +181,8 @@ class _FallbackSite(_Site):
         for name in sorted(names):
             parameter = self.parameters[name]
             view = expand_parameter(recorder.root, parameter.detach(), size)
-            use = _Use(recorder.generation, None, FIRST, frozenset([name]))
-            _hook(view, partial(self.receive, use))
+            use = Use(recorder.generation, None, FIRST, frozenset([name]))
+            hook(view, partial(self.receive, use))
             expanded[id(parameter)] = view
         self.count_use(names)
         call = (self.name, self.layer, original, expanded, (args, kwargs), size)
@@ -337,7 +203,7 @@ class _FallbackSite(_Site):
                     )
             return call_looped(*call)
 
-    def receive(self, use: _Use, gradient: Tensor) -> None:
+    def receive(self, use: Use, gradient: Tensor) -> None:
         """Take the gradient of one parameter's views, one for each row."""
         self.begin(use)
         (name,) = use.names
@@ -347,7 +213,7 @@ class _FallbackSite(_Site):
 class _RootSite:
     """The network itself, where its own input tells the batch size when nobody else does."""
 
-    def __init__(self, network: nn.Module, recorder: Recorder, inner: _Site | None) -> None:
+    def __init__(self, network: nn.Module, recorder: Recorder, inner: Site | None) -> None:
         self.network = network
         self.recorder = recorder
         self.inner = inner
@@ -378,7 +244,7 @@ def first_batch_size(arguments: object) -> int:
     raise ConfigurationError("the network was called without a tensor that has a batch dimension; pass one first")
 
 
-def _site(name: str, layer: nn.Module, recorder: Recorder, private: Container[int]) -> _Site | None:
+def _site(name: str, layer: nn.Module, recorder: Recorder, private: Container[int]) -> Site | None:
     parametrized = nn.utils.parametrize.is_parametrized(layer)
     own = _trainable(name, layer, private, recurse=False)
     composite = composite_rule_for(layer)
