@@ -159,12 +159,13 @@ def _parameters(module: nn.Module, *, trainable: bool) -> str:
     return f"{len(chosen)} tensors with digest {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _settled(value: object) -> str:
+def _settled(value: object, *, deep: bool = True) -> str:
     """A text for a setting that does not depend on where an object lies in memory."""
     if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, Mapping):
-        return str(sorted((str(key), _settled(item)) for key, item in value.items()))
+        return str(sorted((str(key), _settled(item, deep=deep)) for key, item in value.items()))
     if isinstance(value, list | tuple):
-        return str([_settled(item) for item in value])
-    return f"{type(value).__qualname__} {_settled({k: v for k, v in vars(value).items() if isinstance(v, _PLAIN)})}"
+        return str([_settled(item, deep=deep) for item in value])
+    name = type(value).__qualname__
+    return f"{name} with {_settled(vars(value), deep=False)}" if deep and hasattr(value, "__dict__") else name

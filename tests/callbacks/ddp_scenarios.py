@@ -31,7 +31,7 @@ from lightning_privacy.callbacks import DifferentialPrivacy
 from lightning_privacy.errors import ConfigurationError
 
 SIZE, BATCH, STEPS = 37, 5, 8
-DEADLINE = 60.0  # seconds after which a process counts as hanging
+DEADLINE = 120.0  # seconds after which a process counts as hanging
 
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
@@ -128,7 +128,6 @@ def same(world: int, rank: int, folder: Path) -> Any:
         "accumulated": fit(world, accumulate_grad_batches=2),
         "late": fit(world, module=Late()),
         "budget": fit(world, privacy=private(epsilon=2.5), module=Late(), max_epochs=50),
-        "calibrated": fit(world, privacy=private(epsilon=3.0, noise_multiplier=None)),
         "limited": fit(world, max_epochs=-1, max_steps=11, limit_train_batches=4),
     }
 
@@ -312,7 +311,6 @@ def run(name: str, world: int, folder: Path) -> None:
 
 
 def main(folder: Path, names: list[str]) -> None:
-    Tiny.trainer(max_epochs=1).fit(Tiny.Module(), Tiny.loader(SIZE, BATCH))  # imports that come late
     for name in names:
         scenario, _, world = name.partition(":")
         run(scenario, int(world or 2), folder / name.replace(":", "-"))
