@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from lightning_privacy.gradients.contributions import Contribution, merge
 from lightning_privacy.gradients.interception import grow_root
@@ -37,7 +37,9 @@ class Taps:
         output = output if output.requires_grad else grow_root(self.root, output)
 
         def hook(gradient: Tensor) -> None:
-            for name, contribution in contributions(kept, gradient).items():
+            wide = torch.promote_types(gradient.dtype, torch.float32)
+            given = tree_map(lambda leaf: leaf.to(wide) if leaf.is_floating_point() else leaf, kept)
+            for name, contribution in contributions(given, gradient.to(wide)).items():
                 self.found.setdefault(name, []).append(contribution)
 
         output.register_hook(hook)

@@ -201,6 +201,18 @@ def test_any_sizes(
     check_rule(layer, (query, key, value), {"need_weights": need_weights}, rows=_rows(layer))
 
 
+def test_mixed_precision() -> None:
+    layer, taps = _layer(torch.float32, add_bias_kv=True), Taps()
+    inputs = _inputs(layer, "cross")
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = layer(*inputs), tapped(layer, taps, *inputs)
+    for one, two in zip(found, expected, strict=True):
+        assert one.dtype == two.dtype
+        torch.testing.assert_close(one, two, rtol=0, atol=0.02)
+    example_losses([rows.float() for rows in _rows(layer)(found)]).sum().backward()
+    assert set(taps.merged()) == {name for name, _ in layer.named_parameters()}
+
+
 def test_an_example_that_is_not_finite_stays_alone() -> None:
     layer = _layer(batch_first=True)
     x = torch.randn(B, T, E, dtype=torch.float64)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from taps import Taps, check_rule, example_losses, tapped
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.utils._pytree import tree_leaves
 
 from lightning_privacy.errors import UnsupportedError
 
@@ -211,3 +212,17 @@ def test_wrong_arguments_raise_what_torch_raises(make: Any) -> None:
             run(torch.zeros(5, 2, 2, dtype=torch.float64))
         with pytest.raises(RuntimeError, match="Expected hidden"):
             run(torch.zeros(5, 2, 3, dtype=torch.float64), _states(layer, 3))
+
+
+@every_family
+def test_mixed_precision(make: Any) -> None:
+    layer, taps = make(3, 4, num_layers=2, bidirectional=True), Taps()
+    x = _data(layer, 3, 6, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = layer(x), tapped(layer, taps, x)
+    for one, two in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+        assert one.dtype == two.dtype
+        torch.testing.assert_close(one.float(), two.float(), rtol=0, atol=0.03)
+    example_losses([rows.float() for rows in _rows(layer)(found)]).sum().backward()
+    assert x.grad is not None
+    assert all(contribution.squared_norms().isfinite().all() for contribution in taps.merged().values())

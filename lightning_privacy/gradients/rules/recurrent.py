@@ -95,7 +95,8 @@ class RecurrentRule(CompositeRule):
                 initial = tuple(state[layer * directions + direction] for state in states)
                 run = Run(active, backwards=direction == 1)
                 projected = self._projected(parameters, tap, x, suffix, run, order)
-                output, *final = self.recur(module, parameters, suffix, projected, initial, run)
+                with torch.autocast(projected.device.type, enabled=False):
+                    output, *final = self.recur(module, parameters, suffix, projected, initial, run)
                 outputs.append(output)
                 last.append(tuple(final))
             x = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
@@ -227,6 +228,8 @@ class LSTMRule(RecurrentRule):
         run: Run,
     ) -> tuple[Tensor, ...]:
         """See :meth:`RecurrentRule.recur`."""
+        if module.proj_size:
+            projected = _as_precise_as(initial[0], projected)
         weight = _like(parameters[f"weight_hh{suffix}"], projected)
         projection = _like(parameters.get(f"weight_hr{suffix}"), projected)
         hidden, cell = (state.to(projected.dtype) for state in initial)
@@ -258,6 +261,7 @@ class GRURule(RecurrentRule):
         run: Run,
     ) -> tuple[Tensor, ...]:
         """See :meth:`RecurrentRule.recur`."""
+        projected = _as_precise_as(initial[0], projected)
         weight = _like(parameters[f"weight_hh{suffix}"], projected)
         bias = _like(parameters.get(f"bias_hh{suffix}"), projected)
         result: tuple[Tensor, ...] = GRURecurrence.apply(projected, initial[0].to(projected.dtype), weight, bias, run)
@@ -271,6 +275,13 @@ def _outer(left: Tensor, right: Tensor) -> Outer:
 def _like(parameter: Tensor | None, other: Tensor) -> Tensor | None:
     # Autocast has made the projected input half precision, and not yet the parameters the recurrence works with.
     return None if parameter is None else parameter.to(other.dtype)
+
+
+def _as_precise_as(state: Tensor, projected: Tensor) -> Tensor:
+    # On a CPU, torch has no half precision kernel for some of these layers, and autocast leaves their states alone.
+    if projected.device.type != "cpu":
+        return projected
+    return projected.to(torch.promote_types(projected.dtype, state.dtype))
 
 
 def _packed(x: Tensor, lengths: Tensor | None) -> Tensor:
