@@ -147,8 +147,9 @@ def p09() -> Finding:
             "bf16 autocast, to 0.5%": outcome_of(max(contributions), tolerance=0.005),
             "fp16 with GradScaler": outcome_of(lost),
         },
-        f"bf16 autocast: one example adds up to {max(contributions):.4f} C, as norms are rounded to bf16. fp16 loss scaling is seen by the clip "
-        f"(a sum of norm {float(ordinary.norm()):.3f} C becomes {float(scaled.norm()):.1f} C), and one example that "
+        f"bf16 autocast: one example adds up to {max(contributions):.4f} C, as norms are rounded to bf16. fp16 loss "
+        f"scaling is seen by the clip (a sum of norm {float(ordinary.norm()):.3f} C becomes "
+        f"{float(scaled.norm()):.1f} C), and one example that "
         f"overflows makes the scaler skip the step, uncharged ({charged} steps): the sum changes by {lost:.1f} C.",
     )
 
