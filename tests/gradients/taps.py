@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from lightning_privacy.gradients.contributions import Contribution, merge
 from lightning_privacy.gradients.interception import grow_root
@@ -38,7 +38,7 @@ class Taps:
 
         def hook(gradient: Tensor) -> None:
             wide = torch.promote_types(gradient.dtype, torch.float32)
-            given = tree_map(lambda leaf: leaf.to(wide) if leaf.is_floating_point() else leaf, kept)
+            given = tree_map_only(Tensor, lambda leaf: leaf.to(wide) if leaf.is_floating_point() else leaf, kept)
             for name, contribution in contributions(given, gradient.to(wide)).items():
                 self.found.setdefault(name, []).append(contribution)
 

@@ -221,7 +221,8 @@ def test_mixed_precision(make: Any) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         expected, found = layer(x), tapped(layer, taps, x)
     for one, two in zip(tree_leaves(found), tree_leaves(expected), strict=True):
-        assert one.dtype == two.dtype
+        # With a projection torch returns states of different dtypes on a CPU, which is no example to follow.
+        assert one.dtype == two.dtype or layer.proj_size > 0
         torch.testing.assert_close(one.float(), two.float(), rtol=0, atol=0.03)
     example_losses([rows.float() for rows in _rows(layer)(found)]).sum().backward()
     assert x.grad is not None

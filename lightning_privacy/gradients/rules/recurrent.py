@@ -228,8 +228,6 @@ class LSTMRule(RecurrentRule):
         run: Run,
     ) -> tuple[Tensor, ...]:
         """See :meth:`RecurrentRule.recur`."""
-        if module.proj_size:
-            projected = _as_precise_as(initial[0], projected)
         weight = _like(parameters[f"weight_hh{suffix}"], projected)
         projection = _like(parameters.get(f"weight_hr{suffix}"), projected)
         hidden, cell = (state.to(projected.dtype) for state in initial)
@@ -261,7 +259,9 @@ class GRURule(RecurrentRule):
         run: Run,
     ) -> tuple[Tensor, ...]:
         """See :meth:`RecurrentRule.recur`."""
-        projected = _as_precise_as(initial[0], projected)
+        if projected.device.type == "cpu":
+            # There torch has no half precision kernel for this layer, and autocast leaves its states alone.
+            projected = projected.to(torch.promote_types(projected.dtype, initial[0].dtype))
         weight = _like(parameters[f"weight_hh{suffix}"], projected)
         bias = _like(parameters.get(f"bias_hh{suffix}"), projected)
         result: tuple[Tensor, ...] = GRURecurrence.apply(projected, initial[0].to(projected.dtype), weight, bias, run)
@@ -275,13 +275,6 @@ def _outer(left: Tensor, right: Tensor) -> Outer:
 def _like(parameter: Tensor | None, other: Tensor) -> Tensor | None:
     # Autocast has made the projected input half precision, and not yet the parameters the recurrence works with.
     return None if parameter is None else parameter.to(other.dtype)
-
-
-def _as_precise_as(state: Tensor, projected: Tensor) -> Tensor:
-    # On a CPU, torch has no half precision kernel for some of these layers, and autocast leaves their states alone.
-    if projected.device.type != "cpu":
-        return projected
-    return projected.to(torch.promote_types(projected.dtype, state.dtype))
 
 
 def _packed(x: Tensor, lengths: Tensor | None) -> Tensor:
