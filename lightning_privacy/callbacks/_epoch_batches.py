@@ -42,9 +42,12 @@ class EpochBatches(Sampler[list[int]]):
     Args:
         sampler: Draws the batch of each step.
         microbatch_size: Most examples of a micro-batch.
+        views: How often each index comes, one after the other: a data set that augments at random gives as many views
+            of the example.
     """
 
-    def __init__(self, sampler: PoissonSampler, *, microbatch_size: int) -> None:
+    def __init__(self, sampler: PoissonSampler, *, microbatch_size: int, views: int = 1) -> None:
+        self._views = views
         self._microbatches = MicrobatchSampler(sampler, microbatch_size=microbatch_size)
         self._microbatches.plan(0, 0)
         self._length = 0
@@ -65,7 +68,11 @@ class EpochBatches(Sampler[list[int]]):
         return self._microbatches.microbatch(batch_idx)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._microbatches)
+        return self._repeated(iter(self._microbatches))
+
+    def _repeated(self, batches: Iterator[list[int]]) -> Iterator[list[int]]:
+        for indices in batches:
+            yield [index for index in indices for _ in range(self._views)]
 
     def __len__(self) -> int:
         return self._length

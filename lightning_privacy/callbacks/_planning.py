@@ -6,13 +6,15 @@ import warnings
 from dataclasses import dataclass
 
 from lightning_privacy._lightning import Trainer
-from lightning_privacy._validate import non_negative, one_of, positive, within_open_unit
+from lightning_privacy._validate import non_negative, positive, positive_int, within_open_unit
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.accounting.calibration import calibrate_noise
+from lightning_privacy.callbacks._parts import releases_per_step
 from lightning_privacy.callbacks._run_state import RunSettings
 from lightning_privacy.callbacks._schedule import StepSchedule
 from lightning_privacy.callbacks._train_loader import LoaderFacts
 from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
+from lightning_privacy.gradients.clipping import ClippingPolicy
 
 __all__ = ["Target", "plan_settings", "steps_to_limits"]
 
@@ -28,27 +30,29 @@ class Target:
         delta: In (0, 1).
         epsilon: Above 0, or None.
         noise_multiplier: At least 0, or None.
-        max_grad_norm: Above 0.
         clipping: A clipping policy.
+        views: At least 1.
+        public: Names of parts that never see private data.
 
     Raises:
         ConfigurationError: A number is out of range, or there is no target, or one that can't be met.
 
     Example:
-        >>> Target(delta=1e-5, epsilon=None, noise_multiplier=1.0, max_grad_norm=1.0, clipping="flat").delta
+        >>> from lightning_privacy.gradients.clipping import FlatClipping
+        >>> Target(delta=1e-5, epsilon=None, noise_multiplier=1.0, clipping=FlatClipping(1.0)).delta
         1e-05
     """
 
     delta: float
     epsilon: float | None
     noise_multiplier: float | None
-    max_grad_norm: float
-    clipping: str
+    clipping: ClippingPolicy
+    views: int = 1
+    public: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         within_open_unit(delta=self.delta)
-        positive(max_grad_norm=self.max_grad_norm)
-        one_of(("flat",), clipping=self.clipping)
+        positive_int(views=self.views)
         if self.epsilon is not None:
             positive(epsilon=self.epsilon)
         if self.noise_multiplier is not None:
@@ -128,8 +132,9 @@ def plan_settings(
         noise_multiplier=sigma,
         num_examples=facts.num_examples,
         expected_batch_size=facts.expected_batch_size,
-        max_grad_norm=target.max_grad_norm,
-        clipping=target.clipping,
+        clipping=target.clipping.describe(),
+        views=target.views,
+        public=list(target.public),
     )
     if before is not None:
         settings.check_continues(before)
@@ -165,5 +170,9 @@ def _calibrated(
             "train on: use a larger epsilon, or a new ledger for new data"
         )
     return calibrate_noise(
-        epsilon=epsilon, delta=target.delta, sample_rate=facts.sample_rate, steps=max(1, steps), spent=ledger
+        epsilon=epsilon,
+        delta=target.delta,
+        sample_rate=facts.sample_rate,
+        steps=max(1, steps) * releases_per_step(trainer.optimizers),
+        spent=ledger,
     )

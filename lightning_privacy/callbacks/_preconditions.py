@@ -16,6 +16,7 @@ from lightning_privacy._lightning import (
     LightningModule,
     pl,
 )
+from lightning_privacy.callbacks._precision_support import check_precision
 from lightning_privacy.callbacks._strategy_support import check_strategy
 from lightning_privacy.callbacks._trainer import is_compiled, uses_dataloader_iter
 from lightning_privacy.errors import UnsupportedError
@@ -23,7 +24,6 @@ from lightning_privacy.gradients.inspection import refuse_optimizer
 
 __all__ = ["check_batches_are_given", "check_callbacks", "check_optimizers", "check_trainer_settings"]
 
-_PRECISIONS = ("32-true", "64-true")
 _SEARCHES = (pl.callbacks.LearningRateFinder, pl.callbacks.BatchSizeFinder)
 
 
@@ -59,17 +59,7 @@ def check_trainer_settings(trainer: Any, module: LightningModule) -> None:
     """
     check_callbacks(trainer)
     check_strategy(trainer)
-    if trainer.precision not in _PRECISIONS:
-        raise UnsupportedError(
-            f"Trainer(precision={trainer.precision!r}) is not supported: scaled or low-precision gradients "
-            f"change what the clipping bounds. Use precision={' or '.join(map(repr, _PRECISIONS))}."
-        )
-    if not module.automatic_optimization:
-        raise UnsupportedError(
-            f"{type(module).__name__} uses manual optimization (automatic_optimization=False): a step that "
-            "decides itself when to call backward can't be accounted for. Use automatic optimization, or "
-            "DPOptimizer in a loop of your own."
-        )
+    check_precision(trainer)
     if is_compiled(module):
         raise UnsupportedError(
             f"{type(module).__name__} was compiled with torch.compile, which hides its layers from "
@@ -101,22 +91,18 @@ def check_batches_are_given(trainer: Any) -> None:
         )
 
 
-def check_optimizers(optimizers: Sequence[Optimizer], module: LightningModule) -> None:
+def check_optimizers(optimizers: Sequence[Optimizer], module: LightningModule, *, whole_data: bool) -> None:
     """Refuse optimizers that would step on something else than the module's private gradient.
 
     Args:
         optimizers: What ``configure_optimizers`` made.
         module: The module that is trained.
+        whole_data: Whether every batch is the whole data set in one piece, so that a second gradient of the same
+            batch costs what a gradient of the next one would.
 
     Raises:
-        UnsupportedError: Several optimizers, or one that evaluates its closure more than once.
+        UnsupportedError: One that evaluates its closure more than once, with batches that are random.
         ConfigurationError: One that holds a tensor that is no parameter of the module.
     """
-    if len(optimizers) > 1:
-        raise UnsupportedError(
-            f"configure_optimizers gave {len(optimizers)} optimizers: with several, one batch would be released "
-            "several times and accounted for once. Use one optimizer, with parameter groups where parts "
-            "need other settings."
-        )
     for optimizer in optimizers:
-        refuse_optimizer(optimizer, module)
+        refuse_optimizer(optimizer, module, releases_again=whole_data)

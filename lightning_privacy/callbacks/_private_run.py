@@ -14,19 +14,23 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from lightning_privacy._lightning import LightningModule, Trainer, rank_zero_info
-from lightning_privacy.accounting import PrivacyLedger, Release, SampledGaussian
+from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._budget_horizon import BudgetHorizon
 from lightning_privacy.callbacks._buffer_watch import BufferWatch
 from lightning_privacy.callbacks._epoch_batches import EpochBatches
 from lightning_privacy.callbacks._monitored_metrics import MonitoredMetrics
+from lightning_privacy.callbacks._parts import public_parameters, releases_per_step
 from lightning_privacy.callbacks._planning import steps_to_limits
+from lightning_privacy.callbacks._precision_support import LossScale
+from lightning_privacy.callbacks._probing import probe_training_step
 from lightning_privacy.callbacks._processes import Processes
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings
 from lightning_privacy.callbacks._schedule import StepSchedule, accumulation_value
 from lightning_privacy.callbacks._step_guard import StepGuard
 from lightning_privacy.callbacks._train_loader import with_batch_sampler
 from lightning_privacy.errors import PrivacyBudgetExceeded, PrivacyViolation
+from lightning_privacy.gradients.clipping import ClippingPolicy
 from lightning_privacy.gradients.engine import PrivateGradients
 from lightning_privacy.mechanisms.noise import NoiseSource
 from lightning_privacy.sampling.microbatch import Microbatch
@@ -56,6 +60,7 @@ class PrivateRun:
         ledger: Where each step is charged.
         record: Called before each charge, to write down that a step is about to happen.
         processes: Those that share each step.
+        policy: How gradients are clipped.
 
     Raises:
         UnsupportedError: The module has a layer that voids the guarantee.
@@ -75,13 +80,18 @@ class PrivateRun:
         ledger: PrivacyLedger,
         record: Callable[[Release], None],
         processes: Processes,
+        policy: ClippingPolicy,
     ) -> None:
         self._trainer = trainer
+        self._automatic = module.automatic_optimization
+        self._per_step = releases_per_step(trainer.optimizers)
+        self._public = public_parameters(module, settings.public)
+        self._views = settings.views
         self._progress = progress
         self._schedule = schedule
         self._ledger = ledger
         self._record = record
-        self._release = SampledGaussian(settings.noise_multiplier, settings.sample_rate)
+        self._release = policy.release(settings.noise_multiplier, settings.sample_rate)
         self._horizon = BudgetHorizon(ledger, self._release)
         self._affordable = 0
         self._released_before = 0
@@ -92,10 +102,12 @@ class PrivateRun:
         self._validation_interval = internals.validation_interval(trainer)
         self._engine = PrivateGradients(
             module,
-            max_grad_norm=settings.max_grad_norm,
+            max_grad_norm=1.0,  # the policy knows better
             noise_multiplier=settings.noise_multiplier,
             expected_batch_size=settings.expected_batch_size,
-            clipping=settings.clipping,
+            clipping=policy,
+            views=settings.views,
+            public=self._public,
             noise=noise,
             charge=self._charge,
             reduce=processes.add_up if processes.several else None,
@@ -110,7 +122,12 @@ class PrivateRun:
             rank=processes.rank,
         )
         self._loader = loader
-        self._batches = EpochBatches(sampler, microbatch_size=loader.batch_size or 1)
+        # Manual optimisation steps once for each batch it is given, so a draw must not be cut; otherwise no more rows
+        # than the user's own batches have are in memory at once.
+        rows = loader.batch_size or 1
+        size = max(1, rows // settings.views) if self._automatic else settings.num_examples
+        self._batches = EpochBatches(sampler, microbatch_size=size, views=settings.views)
+        self._loss_scale = LossScale(trainer, rows)
         self._guard = StepGuard(self._engine)
         self._buffers = BufferWatch(module)
         self._metrics = MonitoredMetrics(trainer, ledger)
@@ -119,11 +136,19 @@ class PrivateRun:
     def attach(self) -> None:
         """Start: from here on the module's gradients are private and the trainer samples."""
         internals.unwrap_model(self._trainer.strategy)
+        self._loss_scale.fix()
         self._engine.attach()
         self._guard.watch(self._trainer.optimizers)
         private_loader = with_batch_sampler(self._loader, self._batches)
         self._installed = internals.install_train_loader(self._trainer, private_loader, user_loader=self._loader)
         self._batches.on_epoch_start(self._begin_epoch)
+
+    @property
+    def steps_taken(self) -> int:
+        """Steps of the trainer's fits so far; with manual optimisation the batches, whatever was stepped in them."""
+        if self._automatic:
+            return self._trainer.global_step
+        return self._progress.next_number - self._progress.step_offset
 
     def _charge(self) -> None:
         self._record(self._release)
@@ -147,17 +172,18 @@ class PrivateRun:
         trainer, progress = self._trainer, self._progress
         self._engine.discard()
         position = internals.epoch_position(trainer)
-        done = trainer.global_step - progress.epoch_first_step if position.continues else 0
+        done = self.steps_taken - progress.epoch_first_step if position.continues else 0
         offset = position.batches_done if position.continues else 0
         if not position.continues:
-            progress.epoch_first_step = trainer.global_step
+            progress.epoch_first_step = self.steps_taken
         remaining = max(0, self._schedule.steps_per_epoch - done)
         # One more than the epoch has: whether the first step of the next one could be paid must be known.
-        self._affordable = self._horizon.steps(needed=remaining + 1, ahead=self._steps_ahead())
-        if self._affordable == 0:
+        each = self._per_step
+        self._affordable = self._horizon.steps(needed=(remaining + 1) * each, ahead=self._steps_ahead() * each)
+        if self._affordable < each:
             remaining = 0
             self._stop("before the epoch")
-        self._batches.plan(trainer.global_step + progress.step_offset, remaining, offset)
+        self._batches.plan(self.steps_taken + progress.step_offset, remaining, offset)
         if position.continues:
             self._place_in_epoch(offset, done)
         else:
@@ -181,6 +207,25 @@ class PrivateRun:
         if self._validation_interval is not None:
             internals.set_validation_due(trainer, due=at_boundary and self._validates_after(done))
 
+    def probe(self, batch_idx: int) -> None:
+        """Check on a copy of the module that examples don't change what others contribute.
+
+        Args:
+            batch_idx: Number of the batch that is about to be trained on.
+
+        Raises:
+            UnsupportedError: The step breaks the guarantee; the message says where and how to mend it.
+        """
+        layouts = probe_training_step(
+            self._trainer,
+            self._trainer.lightning_module,
+            self._loader,
+            public=self._public,
+            views=self._views,
+            batch_idx=batch_idx,
+        )
+        self._engine.use_layouts(layouts)
+
     def start_batch(self, batch_idx: int) -> None:
         """Prepare for the micro-batch that was just fetched.
 
@@ -192,7 +237,7 @@ class PrivateRun:
         internals.set_epoch_batches(trainer, len(self._batches))
         trainer.accumulate_grad_batches = accumulation_value(batch_idx + 1, closes_step=entry.closes_step)
         if self._validation_interval is not None:
-            steps = trainer.global_step - self._progress.epoch_first_step + 1
+            steps = self.steps_taken - self._progress.epoch_first_step + 1
             internals.set_validation_due(trainer, due=entry.closes_step and self._validates_after(steps))
         self._guard.watch(trainer.optimizers)  # a callback may have put another in place of the first
         self._entry, self._released_before = entry, self._engine.released
@@ -200,9 +245,11 @@ class PrivateRun:
         self._engine.arm(
             batch_size=entry.size,
             step=entry.step,
-            loss_scale=1.0 / trainer.accumulate_grad_batches,
+            loss_scale=self._loss_scale.value / trainer.accumulate_grad_batches,
+            gradient_scale=self._loss_scale.value,
             closes_step=entry.closes_step,
             empty=entry.empty,
+            again=self._per_step > 1,
         )
 
     def _validates_after(self, steps: int) -> bool:
@@ -229,9 +276,12 @@ class PrivateRun:
         entry = self._entry
         if entry is None:
             return False
-        self._guard.check_backward()
         released = self._engine.released - self._released_before
-        if released != int(entry.closes_step):
+        if self._automatic or released:
+            self._guard.check_backward()
+        else:
+            self._skip()
+        if self._per_step == 1 and released != int(entry.closes_step) and (self._automatic or released):
             raise PrivacyViolation(
                 f"{released} gradients were released in a batch that "
                 f"{'ends' if entry.closes_step else 'does not end'} a step: a hook or an override of "
@@ -240,11 +290,20 @@ class PrivateRun:
         self._tell_changed_buffers()
         self._metrics.look()
         self._progress.at_step_boundary = entry.closes_step
+        self._progress.trainer_steps = self._trainer.global_step
         if entry.closes_step:
-            self._affordable -= 1
-            if self._affordable <= 0 and not self._ends_here():
+            self._affordable -= released
+            if self._affordable < self._per_step and not self._ends_here():
                 self._stop(f"after step {self._trainer.global_step}")
         return entry.closes_step
+
+    def _skip(self) -> None:
+        """Go on after a batch of manual optimisation that trained nothing private."""
+        self._engine.discard()
+        self._ledger.add_caveat(
+            "Some batches made no private step. Where that depends on what is in them, it says something about the "
+            "examples that epsilon does not cover."
+        )
 
     def _tell_changed_buffers(self) -> None:
         for name in self._buffers.changed():
@@ -282,6 +341,7 @@ class PrivateRun:
         self._batches.on_epoch_start(None)
         self._guard.remove()
         self._engine.detach()
+        self._loss_scale.restore()
         if self._installed is not None:
             internals.uninstall_train_loader(self._trainer, self._installed)
         self._trainer.accumulate_grad_batches = self._accumulate

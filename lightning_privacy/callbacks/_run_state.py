@@ -7,7 +7,7 @@ nothing about the noise.
 Example:
     >>> settings = RunSettings(
     ...     delta=1e-5, noise_multiplier=1.0, num_examples=100, expected_batch_size=10,
-    ...     max_grad_norm=1.0, clipping="flat",
+    ...     clipping={"policy": "FlatClipping", "max_grad_norm": 1.0},
     ... )
     >>> RunSettings.from_dict(settings.to_dict()) == settings, settings.sample_rate
     (True, 0.1)
@@ -16,20 +16,21 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lightning_privacy.errors import CheckpointError
 
 __all__ = ["RunProgress", "RunSettings", "read_state", "write_state"]
 
-_VERSION = 1
+_VERSION = 2
 _REMEDIES = {
     "delta": "pass the delta of the checkpoint",
     "num_examples": "resume with the data set the run was started with",
     "expected_batch_size": "set batch_size and accumulate_grad_batches so that their product is the same",
-    "max_grad_norm": "pass the max_grad_norm of the checkpoint",
-    "clipping": "pass the clipping of the checkpoint",
+    "clipping": "pass the max_grad_norm and clipping of the checkpoint",
+    "views": "pass the views of the checkpoint",
+    "public": "pass the same public parts",
     "noise_multiplier": "pass the noise_multiplier of the checkpoint, or leave it out when epsilon was given",
 }
 
@@ -43,16 +44,18 @@ class RunSettings:
         noise_multiplier: Standard deviation of the noise over the clipping norm.
         num_examples: Size of the data set.
         expected_batch_size: Examples of a step on average.
-        max_grad_norm: Clipping norm.
-        clipping: Clipping policy.
+        clipping: Clipping policy, as it describes itself.
+        views: Rows of a batch for each example.
+        public: Names of parts that never see private data.
     """
 
     delta: float
     noise_multiplier: float
     num_examples: int
     expected_batch_size: int
-    max_grad_norm: float
-    clipping: str
+    clipping: dict[str, Any]
+    views: int = 1
+    public: list[str] = field(default_factory=list)
 
     @property
     def sample_rate(self) -> float:
@@ -66,7 +69,7 @@ class RunSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSettings:
         """The settings :meth:`to_dict` described."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        return cls(**{entry.name: values[entry.name] for entry in fields(cls)})
 
     def check_continues(self, saved: RunSettings) -> None:
         """Raise unless this run has the settings of the saved one.
@@ -74,12 +77,12 @@ class RunSettings:
         Raises:
             CheckpointError: Naming what differs, both values and the way out.
         """
-        for field in fields(self):
-            own, before = getattr(self, field.name), getattr(saved, field.name)
+        for entry in fields(self):
+            own, before = getattr(self, entry.name), getattr(saved, entry.name)
             if own != before:
                 raise CheckpointError(
-                    f"the checkpoint's run has {field.name}={before!r}, this one {own!r}: its ledger would "
-                    f"not describe what is trained now. To continue, {_REMEDIES[field.name]}; otherwise "
+                    f"the checkpoint's run has {entry.name}={before!r}, this one {own!r}: its ledger would "
+                    f"not describe what is trained now. To continue, {_REMEDIES[entry.name]}; otherwise "
                     "start a new run without ckpt_path."
                 )
 
@@ -98,6 +101,8 @@ class RunProgress:
         journal_path: File that knows the steps taken after the last checkpoint, or ``None``.
         noise_seed: The seed of the noise, only if one was passed.
         sampler_seed: The seed of the draws, only if the noise is seeded.
+        trainer_steps: ``trainer.global_step`` after the last step this callback knows of.
+        clipping_state: What of the clipping policy changed in training.
     """
 
     run_id: str
@@ -108,11 +113,13 @@ class RunProgress:
     journal_path: str | None = None
     noise_seed: int | None = None
     sampler_seed: int | None = None
+    trainer_steps: int = 0
+    clipping_state: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunProgress:
         """The progress ``dataclasses.asdict`` described."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        return cls(**{entry.name: values[entry.name] for entry in fields(cls)})
 
 
 def write_state(ledger: dict[str, Any], settings: RunSettings | None, progress: RunProgress | None) -> dict[str, Any]:

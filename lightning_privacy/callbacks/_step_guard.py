@@ -46,6 +46,8 @@ class StepGuard:
         self._engine = engine
         self._handles: list[RemovableHandle] = []
         self._watched: list[Optimizer] = []
+        self._used: set[int] = set()
+        self._used_release = 0
 
     def watch(self, optimizers: Iterable[Optimizer]) -> None:
         """Check every step these optimizers take, until :meth:`remove`; those watched already are left alone."""
@@ -61,6 +63,7 @@ class StepGuard:
             handle.remove()
         self._handles.clear()
         self._watched.clear()
+        self._used.clear()
 
     def check_backward(self) -> None:
         """Raise where the batch at hand had no backward.
@@ -83,21 +86,27 @@ class StepGuard:
                 holds a parameter that is not the module's.
         """
         name = type(optimizer).__name__
+        engine = self._engine
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for parameter in held:
+            if not engine.knows(parameter):
+                raise PrivacyViolation(
+                    f"{name} holds a tensor of shape {tuple(parameter.shape)} that is no parameter of "
+                    "the module: its gradient is not private. Register it in a submodule before "
+                    "training starts."
+                )
+        private = {id(parameter) for parameter in held if not engine.is_public(parameter)}
+        if not private:
+            return
         self.check_backward()
-        if not self._engine.is_private():
+        if self._used_release != engine.released:
+            self._used, self._used_release = set(), engine.released
+        if not engine.is_private() or private & self._used:
             raise PrivacyViolation(
                 f"{name} was about to step on a gradient that is not the private one: p.grad was assigned "
                 "anew, or the same gradient was used twice. Change gradients in place (p.grad.mul_(...)), "
                 "and step once."
             )
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if not self._engine.knows(parameter):
-                    raise PrivacyViolation(
-                        f"{name} holds a tensor of shape {tuple(parameter.shape)} that is no parameter of "
-                        "the module: its gradient is not private. Register it in a submodule before "
-                        "training starts."
-                    )
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -121,4 +130,4 @@ class StepGuard:
         return run
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._engine.consume()
+        self._used.update(id(parameter) for group in optimizer.param_groups for parameter in group["params"])

@@ -7,6 +7,7 @@ versions of Lightning in ``pyproject.toml``: an upgrade that moves one of them f
 from __future__ import annotations
 
 import importlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ __all__ = [
     "lift_shield",
     "loaded_checkpoint",
     "lower_minimum",
+    "move_batch",
     "raise_minimum",
     "request_train_loader",
     "restore_validation_interval",
@@ -45,6 +47,7 @@ __all__ = [
     "set_validation_due",
     "shield_train_loader",
     "start_iterating",
+    "step_arguments",
     "synchronises_batch_norm",
     "training_metrics",
     "uninstall_train_loader",
@@ -337,6 +340,31 @@ def is_compiled(module: LightningModule) -> bool:
 def uses_dataloader_iter(trainer: Trainer) -> bool:
     """Whether ``training_step`` takes a ``dataloader_iter`` and fetches its batches itself."""
     return type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher"
+
+
+def move_batch(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
+    """What the training loop makes of a batch before the step: converted, on the device, after the transfer hooks.
+
+    Args:
+        trainer: The trainer.
+        module: Whose hooks are called, in place of those of the trainer's own module.
+        batch: As the loader gives it.
+    """
+    selector = trainer._data_connector._datahook_selector
+
+    def call(name: str, *arguments: Any) -> Any:
+        owner = selector.get_instance(name) if selector is not None else module
+        return getattr(owner if owner is not trainer.lightning_module else module, name)(*arguments)
+
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = call("on_before_batch_transfer", batch, 0)
+    batch = call("transfer_batch_to_device", batch, trainer.strategy.root_device, 0)
+    return call("on_after_batch_transfer", batch, 0)
+
+
+def step_arguments(trainer: Trainer, batch: Any, batch_idx: int) -> list[Any]:
+    """The positional arguments of ``training_step``, which may leave out the number of the batch."""
+    return list(trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, batch_idx).values())
 
 
 def training_metrics(trainer: Trainer) -> list[LoggedMetric]:

@@ -33,6 +33,7 @@ Example:
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from lightning_privacy._lightning import (
     check_trainer,
     rank_zero_info,
 )
-from lightning_privacy.accounting import PrivacyLedger, Release, SampledGaussian
+from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._agreement import check_agreement, common_facts
 from lightning_privacy.callbacks._handover import Address, Parcel
@@ -65,6 +66,7 @@ from lightning_privacy.callbacks._schedule import StepSchedule
 from lightning_privacy.callbacks._step_journal import StepJournal, journal_path
 from lightning_privacy.callbacks._train_loader import LoaderFacts, examine, undivided
 from lightning_privacy.errors import CheckpointError, ConfigurationError
+from lightning_privacy.gradients.clipping import ClippingPolicy, clipping_policy
 from lightning_privacy.mechanisms.noise import NoiseSource
 from lightning_privacy.plugins.atomic_checkpoint_io import AtomicCheckpointIO
 
@@ -94,8 +96,24 @@ class DifferentialPrivacy(Callback):
         epsilon: What all steps together may cost. Alone, it sets the noise for the trainer's epochs or steps.
         noise_multiplier: Standard deviation of the noise over ``max_grad_norm``. Alone, training runs as long
             as the trainer says. With ``epsilon``, it stops before epsilon would be passed. 0 is not private.
-        max_grad_norm: Bound on the norm of one example's gradient, over all trainable parameters.
-        clipping: ``"flat"``: one norm over all parameters.
+        max_grad_norm: Bound on the norm of one example's gradient, over all trainable parameters. With
+            ``clipping="per_layer"`` also one bound for each layer, or a mapping from names of parts (or patterns of
+            parameter names) to the bounds of these groups.
+        clipping: ``"flat"``: one norm over all parameters; ``"per_layer"``; ``"automatic"`` (Bu et al. 2022, AUTO-S):
+            every gradient scaled to about the bound, which then only scales the learning rate; ``"adaptive"`` (Andrew
+            et al. 2021): the bound follows the median norm, whose count gets noise too; or a
+            :class:`~lightning_privacy.ClippingPolicy`.
+        views: Augmentation multiplicity (De et al. 2022): each example that is drawn is fetched this many times, one
+            after the other, so that a data set that augments at random gives as many views of it. Their gradients
+            are averaged before clipping. Batches have ``batch_size`` rows at most as before.
+        public: Names of submodules (or parameters, or patterns) whose losses never depend on the private data, such as
+            the generator of a GAN of which only the discriminator sees data. They are trained without clipping and
+            noise, and cost nothing. That the data doesn't reach them is checked before training.
+        probe: Run ``training_step`` on a few small batches before the first step, on a copy of the module that leaves
+            no traces, and refuse where an example changes what another contributes, where the loss is not a mean, or
+            where a gradient comes from no example. It also finds out where the examples are in the outputs of layers
+            that don't have them in the first dimension. Costs no budget, and seconds. Without it all of that is your
+            own promise.
         ledger: Keeps account; one of its own by default. A ledger that is passed has its own delta and
             budget, which must agree with ``delta`` and ``epsilon``, and may hold earlier releases, which
             count.
@@ -124,8 +142,11 @@ class DifferentialPrivacy(Callback):
         delta: float,
         epsilon: float | None = None,
         noise_multiplier: float | None = None,
-        max_grad_norm: float = 1.0,
-        clipping: str = "flat",
+        max_grad_norm: float | Sequence[float] | Mapping[str, float] = 1.0,
+        clipping: str | ClippingPolicy = "flat",
+        views: int = 1,
+        public: Sequence[str] = (),
+        probe: bool = True,
         ledger: PrivacyLedger | None = None,
         noise: NoiseSource | None = None,
     ) -> None:
@@ -134,13 +155,16 @@ class DifferentialPrivacy(Callback):
             delta=delta,
             epsilon=epsilon,
             noise_multiplier=noise_multiplier,
-            max_grad_norm=max_grad_norm,
-            clipping=clipping,
+            clipping=clipping_policy(clipping, max_grad_norm),
+            views=views,
+            public=(public,) if isinstance(public, str) else tuple(public),
         )
         self._ledger = self._target.ledger(ledger)
         if noise is not None and not isinstance(noise, NoiseSource):
             raise ConfigurationError(f"noise must be a NoiseSource, got {noise!r}")
         self._noise = NoiseSource() if noise is None else noise
+        self._probe = probe
+        self._probe_due = False
         self._settings: RunSettings | None = None
         self._progress: RunProgress | None = None
         self._run: PrivateRun | None = None
@@ -184,6 +208,8 @@ class DifferentialPrivacy(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
+        if self._progress is not None:
+            self._progress.clipping_state = self._target.clipping.state_dict()
         return write_state(self._ledger.state_dict(), self._settings, self._progress)
 
     @override
@@ -194,6 +220,8 @@ class DifferentialPrivacy(Callback):
             return
         self._settings, self._progress = restore(state_dict, self._ledger, own=self._progress)
         self._resumed = self._settings is not None
+        if self._progress is not None:
+            self._target.clipping.load_state_dict(self._progress.clipping_state)
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -205,7 +233,6 @@ class DifferentialPrivacy(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        check_optimizers(trainer.optimizers, pl_module)
         if not self._resumed:
             refuse_unknown_past(internals.loaded_checkpoint(trainer), trainer.ckpt_path)
             self._refuse_steps_of_others(trainer)
@@ -218,6 +245,7 @@ class DifferentialPrivacy(Callback):
             internals.count_loader_batches(trainer, facts.loader_batches), trainer.accumulate_grad_batches
         )
         check_batches_are_given(trainer)
+        check_optimizers(trainer.optimizers, pl_module, whole_data=facts.batch_size == facts.num_examples)
         self._agree(processes, trainer, pl_module, facts, loader.dataset)
         settings = plan_settings(
             self._target,
@@ -242,9 +270,11 @@ class DifferentialPrivacy(Callback):
             ledger=self._ledger,
             record=self._record,
             processes=processes,
+            policy=self._target.clipping,
         )
         self._run.refuse_without_budget()
         self._run.attach()
+        self._probe_due = self._probe
         self._lift_shield(trainer)
 
     def _agree(
@@ -273,8 +303,7 @@ class DifferentialPrivacy(Callback):
 
     def _refuse_steps_of_others(self, trainer: Trainer) -> None:
         """Refuse a trainer that took steps without this callback: they are in the weights and not in the ledger."""
-        progress = self._progress
-        known = 0 if progress is None else progress.next_number - progress.step_offset
+        known = 0 if self._progress is None else self._progress.trainer_steps
         if trainer.global_step > known:
             raise ConfigurationError(
                 f"the trainer has taken {trainer.global_step} steps, and this DifferentialPrivacy knows of {known}: "
@@ -295,7 +324,11 @@ class DifferentialPrivacy(Callback):
             # Numbers of draws and noise go on where an earlier fit of this callback ended.
             used = 0 if self._progress is None else self._progress.next_number
             run_id = processes.same(uuid.uuid4().hex if self._progress is None else self._progress.run_id)
-            progress = RunProgress(run_id=run_id, step_offset=used - trainer.global_step)
+            # With manual optimisation the trainer counts the steps of every optimizer, so its number says nothing.
+            offset = used - trainer.global_step if trainer.lightning_module.automatic_optimization else 0
+            progress = RunProgress(
+                run_id=run_id, step_offset=offset, next_number=used, trainer_steps=trainer.global_step
+            )
         seeded = self._noise.seeded
         progress.noise_seed = self._noise.seed
         progress.sampler_seed = self._noise.bernoulli_seed("sampling") if seeded else None
@@ -328,8 +361,12 @@ class DifferentialPrivacy(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._run is not None:
-            self._run.start_batch(batch_idx)
+        if self._run is None:
+            return
+        if self._probe_due:  # not earlier: on_train_epoch_start may make what the step needs
+            self._probe_due = False
+            self._run.probe(batch_idx)
+        self._run.start_batch(batch_idx)
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -350,7 +387,8 @@ class DifferentialPrivacy(Callback):
         self._close(trainer)
         settings = self._settings
         if finished and settings is not None:
-            steps = self._ledger.count(SampledGaussian(settings.noise_multiplier, settings.sample_rate))
+            release = self._target.clipping.release(settings.noise_multiplier, settings.sample_rate)
+            steps = self._ledger.count(release)
             rank_zero_info(
                 f"Trained with (epsilon={self._ledger.epsilon(exact=True):.4g}, delta={self._target.delta:g}) "
                 f"differential privacy per {self._ledger.unit}: {steps} steps, noise multiplier "

@@ -133,6 +133,8 @@ class PrivateGradients:
         self._buffers = GradientBuffers([])
         self._counts: Tensor | None = None
         self._last_examples: int | None = None
+        self._noise_std = 0.0
+        self._open_bound = 0.0
         self._recorder = Recorder(self, views=self.views)
 
     @property
@@ -349,6 +351,7 @@ class PrivateGradients:
             )
         refuse_coupling_layers(self._module)
         self._collecting = True
+        self._trained.take_public_gradient()  # of a backward before, in which no private layer took part
         # Runs when this backward is over, before it returns: the same mechanism gradient reducers use.
         torch.autograd.Variable._execution_engine.queue_callback(self._finish)
 
@@ -388,6 +391,11 @@ class PrivateGradients:
         examples = norms.shape[0]
         scale = (examples if self._mean else 1 / self.views) / expected.loss_scale
         norms = norms * scale**2
+        if self.policy.norm_bound != self._open_bound:
+            raise PrivacyViolation(
+                f"the bound of {self.policy!r} changed from {self._open_bound:g} to {self.policy.norm_bound:g} within a "
+                "step, whose noise is for the first; give every DPOptimizer a policy of its own"
+            )
         factors = self.policy.bounded_factors(norms)
         rejected = ~norms.isfinite().all(1)
         if bool(rejected.any()):
@@ -403,17 +411,24 @@ class PrivateGradients:
     def _open(self, expected: _Expected) -> None:
         self._buffers.withdraw()
         self._published = False
-        share = self.policy.gradient_noise_multiplier(self.noise_multiplier) if self._leader else 0.0
-        std = share * self.policy.norm_bound / self.expected_batch_size * expected.gradient_scale
-        self._buffers.begin(self._noise, std=std, step=expected.step, stream=expected.release * _STREAMS)
+        share = self.policy.gradient_noise_multiplier(self.noise_multiplier)
+        self._open_bound = self.policy.norm_bound
+        self._noise_std = share * self._open_bound / self.expected_batch_size * expected.gradient_scale
+        begins = self._leader and not self._noise.secure
+        self._buffers.begin(
+            self._noise, std=self._noise_std if begins else 0.0, step=expected.step, stream=expected.release * _STREAMS
+        )
         self._open_step = expected.step
 
     def _release(self, expected: _Expected) -> None:
         if self._charge is not None:
             self._charge()
-        if self._reduce is not None:
-            for flat in self._buffers.flat:
+        for number, flat in enumerate(self._buffers.flat):
+            if self._reduce is not None:
                 self._reduce(flat)
+            if self._noise.secure and self._noise_std > 0:
+                # The sum itself is rounded to a grid, so noise is added to what all processes have together.
+                self._add_securely(flat, expected, std=self._noise_std, stream=number)
         self._buffers.publish()
         self._published = True
         self._open_step = None
@@ -424,19 +439,26 @@ class PrivateGradients:
         nothing = self.policy.counts(torch.zeros(0, max(self._groups.values()) + 1))
         if nothing is None:
             return
-        counts = nothing.float() if self._counts is None else self._counts.cpu()
+        counts = (nothing.float() if self._counts is None else self._counts).to(self._trained.private[0].device)
         self._counts = None
-        if self._leader:
-            counts += self._noise.normals(
-                counts.numel(),
-                std=self.policy.count_std if self.noise_multiplier > 0 else 0.0,
-                step=expected.step,
-                stream=expected.release * _STREAMS + _STREAMS - 1,
-            )
+        std = self.policy.count_std if self.noise_multiplier > 0 else 0.0
+        stream = expected.release * _STREAMS + _STREAMS - 1
+        if self._leader and not self._noise.secure:
+            counts += self._noise.normals(counts.numel(), std=std, step=expected.step, stream=stream).to(counts.device)
         if self._reduce is not None:
-            counts = counts.to(self._trained.private[0].device)
             self._reduce(counts)
+        if self._noise.secure and std > 0:
+            self._add_securely(counts, expected, std=std, stream=_STREAMS - 1)
         self.policy.observe(counts.cpu(), self.expected_batch_size)
+
+    def _add_securely(self, total: Tensor, expected: _Expected, *, std: float, stream: int) -> None:
+        """Add noise to a sum that all processes have, by the leader alone, and give every process the result."""
+        if self._leader:
+            self._noise.add_(total, std=std, step=expected.step, stream=expected.release * _STREAMS + stream)
+        else:
+            total.zero_()
+        if self._reduce is not None:
+            self._reduce(total)
 
     def _forget_micro_batch(self) -> None:
         self._forget_findings()

@@ -10,7 +10,7 @@ from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, rea
 from lightning_privacy.errors import CheckpointError
 
 SETTINGS = RunSettings(
-    delta=1e-5, noise_multiplier=1.1, num_examples=100, expected_batch_size=10, max_grad_norm=1.0, clipping="flat"
+    delta=1e-5, noise_multiplier=1.1, num_examples=100, expected_batch_size=10, clipping={"policy": "FlatClipping", "max_grad_norm": 1.0}
 )  # fmt: skip
 PROGRESS = RunProgress(run_id="a", step_offset=-3, next_number=9, epoch_first_step=4, at_step_boundary=False)
 
@@ -35,8 +35,9 @@ def test_state_before_any_training_is_not_empty() -> None:
         ("noise_multiplier", 0.5),
         ("num_examples", 99),
         ("expected_batch_size", 20),
-        ("max_grad_norm", 2.0),
-        ("clipping", "other"),
+        ("clipping", {"policy": "FlatClipping", "max_grad_norm": 2.0}),
+        ("views", 2),
+        ("public", ["generator"]),
     ],
 )
 def test_p26_changed_setting_is_refused_with_both_values(name: str, value: object) -> None:
@@ -53,6 +54,6 @@ def test_damaged_or_foreign_state_is_refused() -> None:
     with pytest.raises(CheckpointError, match="version 7"):
         read_state({"version": 7})
     with pytest.raises(CheckpointError, match="damaged"):
-        read_state({"version": 1, "ledger": {}})
+        read_state({"version": 2, "ledger": {}})
     with pytest.raises(CheckpointError, match="damaged"):
-        read_state({"version": 1, "ledger": {}, "settings": {"delta": 1}, "progress": None})
+        read_state({"version": 2, "ledger": {}, "settings": {"delta": 1}, "progress": None})

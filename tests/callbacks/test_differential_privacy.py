@@ -66,7 +66,7 @@ def refused(
         ({"epsilon": float("inf")}, "epsilon .*got inf"),
         ({"noise_multiplier": -1.0}, "noise_multiplier .*got -1.0"),
         ({"max_grad_norm": 0.0}, "max_grad_norm .*got 0.0"),
-        ({"clipping": "per-layer"}, "clipping must be one of 'flat', got 'per-layer'"),
+        ({"clipping": "per-layer"}, "clipping must be one of 'flat', 'per_layer', .* got 'per-layer'"),
         ({"noise_multiplier": None}, "neither epsilon nor noise_multiplier"),
         ({"noise_multiplier": 0.0, "epsilon": 1.0}, "noise_multiplier=0 can't keep epsilon=1"),
         ({"ledger": "mine"}, "ledger must be a PrivacyLedger, got 'mine'"),
@@ -87,8 +87,7 @@ def test_bad_argument_is_named_with_its_value(arguments: dict[str, Any], words: 
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"precision": "bf16-mixed"}, UnsupportedError, "precision='bf16-mixed'.*'32-true' or '64-true'"),
-        ({"precision": "bf16-true"}, UnsupportedError, "precision='bf16-true'"),
+        ({"precision": "16-true"}, UnsupportedError, "precision='16-true'.*'bf16-true', 'bf16-mixed' or '16-mixed'"),
         ({"overfit_batches": 2}, UnsupportedError, "overfit_batches=2"),
         ({"reload_dataloaders_every_n_epochs": 1}, UnsupportedError, "reload_dataloaders_every_n_epochs=1"),
         (
@@ -138,12 +137,6 @@ def test_p20_unsuitable_loader_is_refused(tiny: Any, loader: Any, error: Any, wo
     refused(tiny, error, words, loader=loader(tiny))
 
 
-def test_p24_manual_optimization_is_refused(tiny: Any) -> None:
-    module = tiny.Module()
-    module.automatic_optimization = False
-    refused(tiny, UnsupportedError, "manual optimization", module=module)
-
-
 def test_p20_training_step_that_fetches_its_own_batches_is_refused(tiny: Any) -> None:
     class Fetches(tiny.Module):
         def training_step(self, dataloader_iter: Any) -> Any:
@@ -156,15 +149,6 @@ def test_p24_lbfgs_is_refused(tiny: Any) -> None:
     module = tiny.Module()
     module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters())
     refused(tiny, UnsupportedError, "LBFGS evaluates its closure several times", module=module)
-
-
-def test_p24_several_optimizers_are_refused(tiny: Any) -> None:
-    from lightning_privacy.callbacks._preconditions import check_optimizers
-
-    module = tiny.Module()
-    optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for _ in range(2)]
-    with pytest.raises(UnsupportedError, match="2 optimizers"):
-        check_optimizers(optimizers, module)
 
 
 def test_optimizer_over_unregistered_tensors_is_refused(tiny: Any) -> None:

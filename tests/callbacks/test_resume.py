@@ -250,7 +250,7 @@ def test_a_resumed_run_may_have_a_larger_budget(tiny: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_grad_norm": 2.0}, "max_grad_norm=1.0, this one 2.0"),
+        ({"max_grad_norm": 2.0}, "'max_grad_norm': 1.0}, this one .*2.0"),
         ({"noise_multiplier": 2.0}, "noise_multiplier=1.0, this one 2.0"),
         ({"delta": 0.02}, "delta 0.01.*0.02"),
     ],
