@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from lightning_privacy.data.adult import AdultDataModule
 from lightning_privacy.data.digits import DigitsDataModule
+from lightning_privacy.data.features import ScatteringFeatures, compute_features
 from lightning_privacy.data.in_memory import InMemoryDataModule, InMemoryDataset, Splits
 from lightning_privacy.data.mnist import FashionMNISTDataModule, MNISTDataModule
+from lightning_privacy.data.scattering import Scattering2d
 
 __all__ = [
     "AdultDataModule",
@@ -18,5 +20,8 @@ __all__ = [
     "InMemoryDataModule",
     "InMemoryDataset",
     "MNISTDataModule",
+    "Scattering2d",
+    "ScatteringFeatures",
     "Splits",
+    "compute_features",
 ]

@@ -12,6 +12,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ import torch
 from torchvision import datasets
 from typing_extensions import override
 
+from lightning_privacy.data.features import compute_features
 from lightning_privacy.data.idx import find_idx, read_idx
 from lightning_privacy.data.in_memory import InMemoryDataModule, InMemoryDataset, Splits
 from lightning_privacy.data.splitting import stratified_split
@@ -45,6 +47,8 @@ class MNISTDataModule(InMemoryDataModule):
             test. With 0 there is no validation. It is never taken from the training images, which are
             private.
         download: Whether to download into ``root`` when files are missing.
+        features: Maps images to features, each image's from that image alone, such as :class:`ScatteringFeatures`; they
+            are computed once and take the images' place. None: the pixels.
 
     Raises:
         ConfigurationError: Files are missing and can't be downloaded, or are no idx files.
@@ -63,11 +67,13 @@ class MNISTDataModule(InMemoryDataModule):
         eval_batch_size: int = 2000,
         val_size: int = 1000,
         download: bool = True,
+        features: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
         self.root = Path(root)
         self.val_size = val_size
         self.download = download
+        self.features = features
 
     def _find(self) -> dict[str, Path]:
         folders = [self.root / self.source.__name__ / "raw", self.root]
@@ -99,7 +105,8 @@ class MNISTDataModule(InMemoryDataModule):
 
         def images(part: str) -> torch.Tensor:
             pixels = read_idx(found[f"{part}-{_IMAGES}"]).unsqueeze(1)
-            return pixels.to(torch.float32).div_(_LARGEST_VALUE / 2).sub_(1)
+            pixels = pixels.to(torch.float32).div_(_LARGEST_VALUE / 2).sub_(1)
+            return pixels if self.features is None else compute_features(pixels, self.features)
 
         def labels(part: str) -> torch.Tensor:
             return read_idx(found[f"{part}-{_LABELS}"]).to(torch.int64)
