@@ -1,0 +1,240 @@
+"""Examples for the independence probe, and others to put in their place.
+
+An example is whatever the data set returns: tensors, arrays and numbers in tuples, dictionaries and data classes. What
+stands in for one is made so that a batch keeps its shapes (the length it is padded to) and every value stays in the
+range the data have: an index out of range would be an error of the probe's own.
+
+Example:
+    >>> import torch
+    >>> pool = [(torch.full((2,), float(value)), value % 2) for value in range(6)]
+    >>> first = trials(pool, 4)[0]
+    >>> len(first.batch), first.batch[0][1], first.replacement[1]
+    (4, 1, 0)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Trial", "by_variety", "lengths_differ", "map_leaves", "size", "trials"]
+
+_OTHERS = 3
+"""Examples of a batch beside the one that is replaced."""
+_LABELS = 16
+"""Whole numbers that are taken for labels; more of them are taken for data."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A batch, and what its first example is replaced by.
+
+    Args:
+        batch: the examples; those from the second on are the ones that nothing may happen to.
+        replacement: takes the place of the first.
+    """
+
+    batch: tuple[Any, ...]
+    replacement: Any
+
+    @property
+    def replaced(self) -> tuple[Any, ...]:
+        """The batch with the other first example."""
+        return (self.replacement, *self.batch[1:])
+
+
+class _MismatchError(ValueError):
+    """Two examples are built differently."""
+
+
+def map_leaves(function: Callable[..., Any], example: Any, *others: Any) -> Any:
+    """Return ``example`` with each leaf replaced by ``function(leaf, leaf of the first other, ...)``.
+
+    Args:
+        function: what to do with a leaf.
+        example: nested dictionaries, lists, tuples and data classes.
+        *others: built the same way.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    if any(type(other) is not type(example) for other in others):
+        raise _MismatchError(f"{type(example).__name__} against {[type(other).__name__ for other in others]}")
+    if isinstance(example, dict):
+        if any(other.keys() != example.keys() for other in others):
+            raise _MismatchError("other keys")
+        changed = {key: map_leaves(function, example[key], *(other[key] for other in others)) for key in example}
+        return changed if type(example) is dict else _same_mapping(example, changed)
+    if isinstance(example, list | tuple):
+        if any(len(other) != len(example) for other in others):
+            raise _MismatchError("other lengths")
+        items = [map_leaves(function, *column) for column in zip(example, *others, strict=True)]
+        return type(example)(*items) if hasattr(example, "_fields") else type(example)(items)
+    if dataclasses.is_dataclass(example) and not isinstance(example, type):
+        names = [field.name for field in dataclasses.fields(example) if field.init]
+        return dataclasses.replace(
+            example,
+            **{name: map_leaves(function, *(getattr(item, name) for item in (example, *others))) for name in names},
+        )
+    return function(example, *others)
+
+
+def _same_mapping(example: dict[Any, Any], changed: dict[Any, Any]) -> Any:
+    return type(example)(changed)
+
+
+def _leaves(example: Any) -> list[Any]:
+    found: list[Any] = []
+    map_leaves(found.append, example)
+    return found
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(leaf.shape) if isinstance(leaf, Tensor | np.ndarray) else ()
+
+
+def size(example: Any) -> int:
+    """Return how many numbers an example has."""
+    return sum(prod(_shape(leaf)) for leaf in _leaves(example))
+
+
+def _is_float(leaf: Any) -> bool:
+    if isinstance(leaf, Tensor):
+        return leaf.is_floating_point()
+    if isinstance(leaf, np.ndarray | np.generic):
+        return bool(np.issubdtype(leaf.dtype, np.floating))
+    return isinstance(leaf, float)
+
+
+def _kinds(example: Any) -> tuple[object, ...]:
+    """Return what sets examples of one class apart from others: their labels, in a word."""
+    found: list[object] = []
+    for leaf in _leaves(example):
+        if isinstance(leaf, int | str) and not isinstance(leaf, np.generic):
+            found.append(leaf)
+        elif prod(_shape(leaf)) > _LABELS or _is_float(leaf):
+            continue
+        elif isinstance(leaf, Tensor | np.ndarray | np.generic):
+            found.append(tuple(torch.as_tensor(leaf).flatten().tolist()))
+    return tuple(found)
+
+
+def by_variety(examples: Sequence[Any], count: int) -> list[Any]:
+    """Return ``count`` of the examples, different classes and sizes first.
+
+    Args:
+        examples: to choose from.
+        count: how many at most.
+    """
+    seen: set[object] = set()
+    new: list[Any] = []
+    again: list[Any] = []
+    for example in examples:
+        kind = _kinds(example), size(example)
+        (again if kind in seen else new).append(example)
+        seen.add(kind)
+    return [*new, *again][:count]
+
+
+def _reach(examples: Sequence[Any]) -> list[tuple[int, ...]]:
+    """Return the largest shape of each leaf: what a batch of the examples would be padded to."""
+    shapes = [[_shape(leaf) for leaf in _leaves(example)] for example in examples]
+    return [tuple(map(max, zip_longest(*column, fillvalue=0))) for column in zip(*shapes, strict=False)]
+
+
+def lengths_differ(pool: Sequence[Any]) -> bool:
+    """Return whether the examples have leaves of different shapes, such as texts of different lengths."""
+    return any([_shape(leaf) for leaf in _leaves(example)] != _reach(pool) for example in pool)
+
+
+def _extreme(example: Any, pool: Sequence[Any], pick: Callable[[Tensor], Tensor]) -> Any:
+    """Return the example with all its floats at the largest, or smallest, value they have in the pool."""
+
+    def level(leaf: Any, *others: Any) -> Any:
+        if not _is_float(leaf):
+            return leaf
+        values = torch.stack([pick(torch.as_tensor(other).double()) for other in others if prod(_shape(other)) > 0])
+        value = float(pick(values))
+        if isinstance(leaf, Tensor):
+            return torch.full_like(leaf, value)
+        return np.full_like(leaf, value) if isinstance(leaf, np.ndarray | np.generic) else type(leaf)(value)
+
+    return map_leaves(level, example, *pool)
+
+
+def _crossed(example: Any, other: Any) -> Any:
+    """Return the other example where it has the same shapes; elsewhere this one, each leaf back to front."""
+
+    def cross(leaf: Any, another: Any) -> Any:
+        if _shape(leaf) == _shape(another):
+            return another
+        if not _shape(leaf):
+            return leaf
+        return leaf.flip(0) if isinstance(leaf, Tensor) else np.flip(leaf, 0).copy()
+
+    return map_leaves(cross, example, other)
+
+
+def _replacements(first: Any, others: Sequence[Any], pool: Sequence[Any]) -> Iterator[Any]:
+    """Yield what can stand in for ``first`` next to ``others``: real examples of other kinds first."""
+    reach = _reach([first, *others])
+    real = [item for item in pool if item is not first and not any(item is other for other in others)]
+    real.sort(key=lambda item: _kinds(item) == _kinds(first))
+    fitting = [item for item in real if _reach([item, *others]) == reach]
+    made: list[Any] = []
+    for pick in (torch.max, torch.min) if any(map(_is_float, _leaves(first))) else ():
+        try:
+            made.append(_extreme(first, pool, pick))
+        except (ValueError, RuntimeError):
+            continue  # built differently, or nothing to take the largest of: real ones must do
+    crossed = []
+    for item in real if len(fitting) < len(real) else ():
+        try:
+            crossed.append(_crossed(first, item))
+        except ValueError:
+            continue
+    columns = zip_longest(fitting, crossed, made, fillvalue=_NONE)
+    yield from (item for column in columns for item in column if item is not _NONE)
+
+
+_NONE = object()
+
+
+def _cycled(items: Sequence[Any]) -> list[Any]:
+    return [items[number % len(items)] for number in range(_OTHERS)]
+
+
+def _groups(pool: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
+    """Return which example to replace among which others, twice: what is special about some may hide a coupling."""
+    ordered = sorted(pool, key=size, reverse=True)
+    if len(ordered) == 1:
+        return [(ordered[0], _cycled(ordered))]
+    first = (ordered[-1], _cycled(ordered[:-1]))
+    if lengths_differ(pool):
+        # The longest stays, so that whatever replaces another leaves the length of the batch as it is.
+        middle = ordered[-2] if len(ordered) > 2 else ordered[-1]
+        return [first, (middle, _cycled([item for item in ordered if item is not middle]))]
+    return [first, (ordered[0], _cycled(ordered[:0:-1]))]
+
+
+def trials(pool: Sequence[Any], count: int) -> list[Trial]:
+    """Return ``count`` trials, again from the first where there are fewer.
+
+    Args:
+        pool: examples of the data set.
+        count: how many.
+    """
+    columns = []
+    for first, others in _groups(pool):
+        made = [Trial((first, *others), other) for other in _replacements(first, others, pool)]
+        columns.append(made or [Trial((first, *others), first)])
+    found = [trial for column in zip_longest(*columns) for trial in column if trial is not None]
+    return [found[number % len(found)] for number in range(count)]
