@@ -33,14 +33,17 @@ Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
 class _Intercepted:
-    """The instance attribute ``forward`` of an intercepted module."""
+    """The instance attribute that stands for a method of an intercepted module."""
 
-    def __init__(self, module: nn.Module, handler: Handler) -> None:
+    def __init__(self, module: nn.Module, handler: Handler, method: str) -> None:
         self.module = module
         self.handler = handler
-        # An instance forward of the user's own (a monkey-patch, a previous tool) is what "original" means then.
-        self.previous = vars(module).get("forward")
-        self.original: Callable[..., Any] = module.forward
+        self.method = method
+        # An instance method of the user's own (a monkey-patch, a previous tool) is what "original" means then.
+        self.previous = vars(module).get(method)
+        self.original: Callable[..., Any] = getattr(module, method)
+        # Frameworks look at the signature of what a user wrote.
+        self.__wrapped__ = self.original
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.handler(self.original, args, kwargs)
@@ -50,26 +53,27 @@ class _Intercepted:
         copied = memo.get(id(self.module), self.module)
         if self.previous is not None:
             return copy.deepcopy(self.previous, memo)
-        return partial(type(self.module).forward, copied)
+        return partial(getattr(type(self.module), self.method), copied)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.previous is not None:
             return _same, (self.previous,)
-        return partial, (type(self.module).forward, self.module)
+        return partial, (getattr(type(self.module), self.method), self.module)
 
 
 def _same(value: Any) -> Any:
     return value
 
 
-def intercept(module: nn.Module, handler: Handler) -> None:
-    """Route calls of ``module`` through ``handler`` until :func:`release`.
+def intercept(module: nn.Module, handler: Handler, method: str = "forward") -> None:
+    """Route calls of a method of ``module`` through ``handler`` until :func:`release`.
 
     Args:
         module: the layer.
         handler: see :data:`Handler`.
+        method: name of the method.
     """
-    vars(module)["forward"] = _Intercepted(module, handler)
+    vars(module)[method] = _Intercepted(module, handler, method)
 
 
 def is_intercepted(module: nn.Module) -> bool:
@@ -89,13 +93,14 @@ def has_own_forward(module: nn.Module) -> bool:
 
 def release(module: nn.Module) -> None:
     """Undo :func:`intercept`; does nothing to a module that is not intercepted."""
-    intercepted = vars(module).get("forward")
-    if not isinstance(intercepted, _Intercepted):
-        return
-    if intercepted.previous is None:
-        del vars(module)["forward"]
-    else:
-        vars(module)["forward"] = intercepted.previous
+    attributes = vars(module)
+    for method, intercepted in list(attributes.items()):
+        if not isinstance(intercepted, _Intercepted):
+            continue
+        if intercepted.previous is None:
+            del attributes[method]
+        else:
+            attributes[method] = intercepted.previous
 
 
 class _Root(Function):

@@ -15,7 +15,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -46,6 +46,15 @@ class Watch(Protocol):
 
     def reset(self) -> None:
         """Called where a micro-batch begins and where it ends."""
+
+    def watching(self, arguments: Any) -> AbstractContextManager[None]:
+        """Return a context in which calls of functions are followed; the batch is in ``arguments``."""
+
+    def follows(self, arguments: Any) -> bool:
+        """Return whether something in ``arguments`` was made of parameters alone."""
+
+    def without_data(self, arguments: Any) -> bool:
+        """Return whether nothing in ``arguments`` was computed from the batch."""
 
     def with_rows(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the arguments of layer ``name``; what was made of parameters alone has a row for each example."""

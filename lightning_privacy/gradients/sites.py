@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Container, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -30,14 +31,20 @@ from lightning_privacy.gradients.fallback import (
     opacus_sampler,
     swapped_parameters,
 )
+from lightning_privacy.gradients.functional import FollowedParameters, tensors_in
 from lightning_privacy.gradients.interception import intercept
 from lightning_privacy.gradients.layout import FIRST
 from lightning_privacy.gradients.listening import Site, Use, hook
 from lightning_privacy.gradients.precision import full_precision
-from lightning_privacy.gradients.recorder import Recorder
+from lightning_privacy.gradients.recorder import Recorder, Watch
 from lightning_privacy.gradients.rules import RULES, CompositeRule, Rule, composite_rule_for, rule_for
 
 __all__ = ["install"]
+
+_Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+# Methods in which a network's own code computes a loss from a batch.
+_STEPS = ("training_step",)
 
 Contributions = Callable[[Any, Tensor], Mapping[str, Contribution]]
 
@@ -173,6 +180,10 @@ class _FallbackSite(Site):
     ) -> Any:
         """See :meth:`Site.run`."""
         recorder = self.recorder
+        if recorder.armed and recorder.watch is not None and recorder.watch.without_data((args, kwargs)):
+            # Nothing of the batch comes in, so the examples are still to be told apart by who uses the result.
+            with recorder.watch.watching(()):
+                return original(*args, **kwargs)
         if recorder.seen is not None:
             with recorder.bypassed():
                 return original(*args, **kwargs)
@@ -210,23 +221,38 @@ class _FallbackSite(Site):
         self.collect(use, {name: Dense(gradient.contiguous().to(self.dtype))}, gradient.shape[0])
 
 
+class _WatchedSite:
+    """A module with parameters of its own next to children: what it computes with them is followed."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with self.watch.watching((args, kwargs)):
+            return original(*args, **kwargs)
+
+
 class _RootSite:
     """The network itself, where its own input tells the batch size when nobody else does."""
 
-    def __init__(self, network: nn.Module, recorder: Recorder, inner: Site | None) -> None:
+    def __init__(self, network: nn.Module, recorder: Recorder, inner: _Handler | None, method: str) -> None:
         self.network = network
         self.recorder = recorder
         self.inner = inner
+        self.method = method
 
     def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        listening = self.recorder.armed and self.recorder.listening()
-        if listening and self.recorder.collector.renew():
-            return self.network.forward(*args, **kwargs)
-        if listening and self.recorder.examples is None:
-            self.recorder.take_examples(first_batch_size((args, kwargs)))
-        if self.inner is not None:
-            return self.inner(original, args, kwargs)
-        return original(*args, **kwargs)
+        recorder = self.recorder
+        listening = recorder.armed and recorder.listening()
+        if listening and recorder.collector.renew():
+            return getattr(self.network, self.method)(*args, **kwargs)
+        if listening and recorder.examples is None:
+            recorder.take_examples(first_batch_size((args, kwargs)))
+        watching = nullcontext() if recorder.watch is None else recorder.watch.watching((args, kwargs))
+        with watching:
+            if self.inner is not None:
+                return self.inner(original, args, kwargs)
+            return original(*args, **kwargs)
 
 
 def first_batch_size(arguments: object) -> int:
@@ -238,9 +264,9 @@ def first_batch_size(arguments: object) -> int:
     Raises:
         ConfigurationError: there is no tensor with a batch dimension.
     """
-    for leaf in tree_leaves(arguments):
-        if isinstance(leaf, Tensor) and leaf.dim() > 0:
-            return int(leaf.shape[0])
+    for tensor in tensors_in(arguments):
+        if tensor.dim() > 0:
+            return int(tensor.shape[0])
     raise ConfigurationError("the network was called without a tensor that has a batch dimension; pass one first")
 
 
@@ -286,12 +312,20 @@ def install(module: nn.Module, recorder: Recorder, private: Container[int]) -> N
         recorder: their shared state.
         private: ``id`` of the parameters to listen for.
     """
+    watch = FollowedParameters(module, recorder, private)
+    recorder.watch = watch
     inner: set[nn.Module] = set()
     for name, layer in module.named_modules():
         site = None if layer in inner else _site(name, layer, recorder, private)
         if isinstance(site, _CompositeSite):
             inner.update(layer.modules())
+        handler: _Handler | None = site
+        if isinstance(site, _FallbackSite) and next(layer.children(), None) is not None:
+            handler = _WatchedSite(watch)
         if layer is module:
-            intercept(layer, _RootSite(module, recorder, site))
-        elif site is not None:
-            intercept(layer, site)
+            intercept(layer, _RootSite(module, recorder, handler, "forward"))
+        elif handler is not None:
+            intercept(layer, handler)
+    for method in _STEPS:
+        if callable(getattr(module, method, None)):
+            intercept(module, _RootSite(module, recorder, None, method), method)

@@ -155,19 +155,19 @@ def test_p06_weight_used_by_its_layer_and_by_a_function_is_refused() -> None:
         _backward(model, lambda: (outputs_loss(model, x) + F.linear(model[0](x), model[2].weight).sum(1)).mean())
 
 
-def test_p06_parameter_of_the_root_in_the_loss_is_refused() -> None:
+def test_p06_parameter_of_the_root_in_a_loss_outside_of_its_methods_is_refused() -> None:
     class WithTemperature(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.temperature = nn.Parameter(torch.ones(()))
             self.linear = nn.Linear(5, 3)
 
-        def training_step(self, x: Tensor) -> Tensor:
-            return (self.linear(x) / self.temperature).sum(1).mean()
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x)
 
     model, x = WithTemperature().double(), _normal(4, 5)
     with pytest.raises(PrivacyViolation, match="parameter 'temperature'"):
-        _backward(model, lambda: model.training_step(x))
+        _backward(model, lambda: (model(x) / model.temperature).sum(1).mean())
 
 
 def test_p05_p06_penalty_on_the_weights_is_refused() -> None:

@@ -1,0 +1,333 @@
+"""Parameters that are used outside of a layer's own forward: ``F.linear(x, embedding.weight)``, ``x + self.position``.
+
+While the network's code runs, every function of torch goes past a :class:`FollowedParameters`. What is made of
+parameters and constants alone is computed on stand-ins and followed (:mod:`~lightning_privacy.gradients.followed`).
+Where that meets the batch, the call is listened to (:mod:`~lightning_privacy.gradients.functional_call`).
+
+What is the batch? Whatever was computed from the arguments that the network or ``training_step`` was given, or from
+what a layer returned. Its first dimension must be the examples; where a probe found out about each call, it may be
+another one. Constants, whatever their shape, are never taken for it: a mask of 64 positions by 64 is none, in a batch
+of 64.
+
+Example:
+    >>> import torch
+    >>> from torch import nn
+    >>> from lightning_privacy.gradients import PrivateGradients
+    >>> from lightning_privacy.mechanisms.noise import NoiseSource
+    >>> class Scaled(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.linear, self.scale = nn.Linear(3, 3), nn.Parameter(torch.zeros(3))
+    ...
+    ...     def forward(self, x):
+    ...         return self.linear(x) * self.scale.exp()
+    >>> model = Scaled()
+    >>> engine = PrivateGradients(
+    ...     model, max_grad_norm=1.0, noise_multiplier=1.0, expected_batch_size=8, noise=NoiseSource()
+    ... )
+    >>> engine.attach()
+    >>> engine.arm(batch_size=8, step=0)
+    >>> model(torch.randn(8, 3)).mean().backward()
+    >>> model.scale.grad.shape
+    torch.Size([3])
+    >>> engine.detach()
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from lightning_privacy.errors import PrivacyViolation, UnsupportedError
+from lightning_privacy.gradients.followed import Followed, recording
+from lightning_privacy.gradients.functional_call import MixedCall
+from lightning_privacy.gradients.functional_operation import Operation
+from lightning_privacy.gradients.functional_tables import LIKE_OTHER, PLAIN
+from lightning_privacy.gradients.layout import FIRST, Layout
+from lightning_privacy.gradients.recorder import Recorder
+
+__all__ = ["FollowedParameters", "tensors_in"]
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested arguments: sequences, mappings, dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):
+        yield from tensors_in(list(value.values()))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from tensors_in([getattr(value, field.name) for field in fields(value)])
+
+
+class FollowedParameters:
+    """Follows the private parameters of a network through the functions of torch.
+
+    Args:
+        network: the network.
+        recorder: the sites' shared state.
+        private: ``id`` of the parameters to follow.
+    """
+
+    def __init__(self, network: nn.Module, recorder: Recorder, private: Container[int]) -> None:
+        self._network = network
+        self._recorder = recorder
+        self._parameters = {name: p for name, p in network.named_parameters() if id(p) in private}
+        self._names = {id(p): name for name, p in self._parameters.items()}
+        # The tensors that calls are searched for, by id: None stands for a parameter that was not used yet.
+        self.tracked: dict[int, Followed | None] = dict.fromkeys(self._names)
+        self._data: dict[int, weakref.ref[Tensor]] = {}
+        self._mode = _Mode(self)
+
+    def reset(self) -> None:
+        """Forget what was made of parameters, and what was computed from a batch."""
+        self.tracked = dict.fromkeys(self._names)
+        self._data = {}
+
+    @contextmanager
+    def watching(self, arguments: Any) -> Iterator[None]:
+        """Watch what runs inside; does nothing where it is watched already, or nothing is expected.
+
+        Args:
+            arguments: what the batch is.
+        """
+        recorder = self._recorder
+        if not recorder.armed or recorder.bypass or self._watched():
+            yield
+            return
+        for tensor in tensors_in(arguments):
+            self.note(tensor)
+        with self._mode:
+            yield
+
+    def _watched(self) -> bool:
+        # Inside a function that is being followed the mode is off, as it is when a checkpoint recomputes in backward.
+        return self._mode in _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+
+    def note(self, tensor: Tensor) -> None:
+        """Take note of a tensor that was computed from the batch."""
+        if id(tensor) not in self.tracked:
+            self._data[id(tensor)] = weakref.ref(tensor)
+
+    def note_output(self, output: Any) -> None:
+        """Take note of what a layer returned; see :class:`~lightning_privacy.gradients.recorder.Watch`."""
+        for tensor in tensors_in(output):
+            if not tensor.requires_grad:
+                self.note(tensor)
+
+    def is_data(self, tensor: Tensor) -> bool:
+        """Return whether ``tensor`` was computed from the batch."""
+        if tensor.requires_grad:
+            # Parameters are detached or followed, so what still has a gradient came out of a layer.
+            return id(tensor) not in self.tracked
+        noted = self._data.get(id(tensor))
+        return noted is not None and noted() is tensor
+
+    def follows(self, arguments: Any) -> bool:
+        """Return whether something in ``arguments`` was made of parameters alone."""
+        return any(id(tensor) in self.tracked for tensor in tensors_in(arguments))
+
+    def without_data(self, arguments: Any) -> bool:
+        """Return whether nothing in ``arguments`` was computed from the batch."""
+        return not any(self.is_data(tensor) for tensor in tensors_in(arguments))
+
+    def with_rows(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the arguments of a layer; see :class:`~lightning_privacy.gradients.recorder.Watch`."""
+        leaves, spec = tree_flatten((args, kwargs))
+        for index, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor) and id(leaf) in self.tracked:
+                leaves[index] = self._in_rows_of_layer(name, leaf)
+        changed: tuple[Any, dict[str, Any]] = tree_unflatten(leaves, spec)
+        return changed
+
+    def called(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Stand in for a function that was called with something that is followed."""
+        recorder = self._recorder
+        if function in PLAIN or recorder.bypass or not recorder.armed or not torch.is_grad_enabled():
+            return function(*args, **kwargs)
+        leaves, spec = tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        followed = {id(leaf): self._followed(leaf) for leaf in tensors if id(leaf) in self.tracked}
+        followed = {key: one for key, one in followed.items() if one.graph.requires_grad}
+        if not followed:
+            return function(*args, **kwargs)
+        data = [leaf for leaf in tensors if id(leaf) not in followed and self.is_data(leaf)]
+        if function in LIKE_OTHER and data:
+            if id(args[0]) not in followed:
+                return function(*tree_unflatten(self._detached(leaves, followed), spec)[0], **kwargs)
+            data = []
+        if not data:
+            return self._made(function, leaves, spec, followed)
+        return self._meets(function, args, kwargs, followed, data)
+
+    def _followed(self, tensor: Tensor) -> Followed:
+        known = self.tracked[id(tensor)]
+        name = self._names.get(id(tensor))
+        if known is not None and name is not None and known.graph.requires_grad != tensor.requires_grad:
+            known = None  # switched on or off since
+        if known is None:
+            name = self._names[id(tensor)]
+            # A parameter that is switched off for one loss is a constant.
+            stand_in = tensor.detach().requires_grad_(tensor.requires_grad)
+            if tensor.requires_grad:
+                stand_in.register_post_accumulate_grad_hook(_Refusing(name))  # type: ignore[no-untyped-call]
+            known = Followed(tensor, stand_in, {name: stand_in})
+            self.tracked[id(tensor)] = known
+        return known
+
+    @staticmethod
+    def _detached(leaves: list[Any], followed: Mapping[int, Followed]) -> list[Any]:
+        return [followed[id(leaf)].graph.detach() if id(leaf) in followed else leaf for leaf in leaves]
+
+    def _made(
+        self, function: Callable[..., Any], leaves: list[Any], spec: Any, followed: Mapping[int, Followed]
+    ) -> Any:
+        """Compute with parameters and constants alone, and follow what comes out."""
+        changed = [followed[id(leaf)].graph if id(leaf) in followed else leaf for leaf in leaves]
+        args, kwargs = tree_unflatten(changed, spec)
+        with recording():
+            output = _repeat(*args, **kwargs) if function is Tensor.repeat else function(*args, **kwargs)
+        sources: dict[str, Tensor] = {}
+        for one in followed.values():
+            sources.update(one.sources)
+        # What was changed in place is made of parameters from now on, too.
+        for tensor in (*tensors_in(output), *tensors_in(leaves)):
+            if tensor.requires_grad and id(tensor) not in self.tracked:
+                self.tracked[id(tensor)] = Followed(tensor, tensor, sources)
+        return output
+
+    def _meets(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        followed: Mapping[int, Followed],
+        data: list[Tensor],
+    ) -> Any:
+        """Call a function in which parameters meet the batch."""
+        names = sorted(set().union(*(one.names for one in followed.values())))
+        spelled = getattr(function, "__name__", str(function)).strip("_")
+        operation = Operation(
+            f"{spelled} of {', '.join(repr(name) for name in names)}",
+            self._network,
+            self._recorder,
+            {name: self._parameters[name] for name in names},
+        )
+        layouts = {id(leaf): self._layout(f"{operation.name}, operand {k}", leaf) for k, leaf in enumerate(data)}
+        if self._recorder.seen is not None:
+            call = MixedCall(operation, function, args, kwargs, followed, {})
+            output = call.run()
+            self.note_output(output)
+            return output
+        return MixedCall(operation, function, args, kwargs, followed, layouts).result()
+
+    def _layout(self, name: str, tensor: Tensor) -> Layout:
+        """Return where the examples are in a tensor that was computed from the batch."""
+        recorder = self._recorder
+        layout = recorder.operand(name, tensor.shape)
+        if recorder.seen is not None:
+            return FIRST
+        rows = recorder.expected_rows(name)
+        if layout is not None and not layout.shared:
+            return layout
+        spread = layout.spread_already(tensor.shape, rows) if layout is not None else _has_rows(tensor, rows)
+        # Beside a probe that did not see this call, only what a layer returned is told from a constant.
+        if spread and (layout is not None or tensor.requires_grad or not recorder.layouts):
+            return FIRST
+        raise UnsupportedError(
+            f"{name}: a tensor of shape {tuple(tensor.shape)} comes from a batch of {rows} rows, and a parameter "
+            "is used with it; it must have the examples in its first dimension. Keep positions, patches or time "
+            "steps in dimensions of their own, average over the examples last of all, use the optimizer's weight_decay "
+            "in place of a penalty on parameters in the loss, or train with probe=True, which finds out where the "
+            "examples are."
+        )
+
+    def _in_rows_of_layer(self, name: str, tensor: Tensor) -> Tensor:
+        """Return what stands for a tensor made of parameters in the arguments of a layer that also get the batch."""
+        recorder = self._recorder
+        followed = self._followed(tensor)
+        names = sorted(followed.names)
+        label = f"{', '.join(repr(one) for one in names)} as input of layer '{name}'"
+        layout = recorder.operand(label, tensor.shape)
+        if recorder.seen is not None:
+            return followed.graph.detach()
+        if layout is None or layout.dimension is None:
+            raise UnsupportedError(
+                f"{label}: a tensor of shape {tuple(tensor.shape)} made of parameters alone is given to a layer "
+                "together with the batch, and it can't be told whether it has a row for each example. Expand it to the "
+                "batch and train with probe=True, or add it to zeros of the batch (x.new_zeros(len(x), 1, 1) + "
+                "parameter), and pass the result."
+            )
+        operation = Operation(label, self._network, recorder, {one: self._parameters[one] for one in names})
+        return operation.in_rows(followed, tensor.dim(), layout.dimension, tensor.shape[layout.dimension])
+
+
+def _has_rows(tensor: Tensor, rows: int) -> bool:
+    return tensor.dim() > 0 and tensor.shape[0] == rows
+
+
+def _repeat(tensor: Tensor, *sizes: Any) -> Tensor:
+    """Return ``tensor.repeat(*sizes)``, with dimensions of size 1 expanded: then they are known to be one in memory."""
+    counts = list(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int) else list(sizes)
+    shape = [1] * (len(counts) - tensor.dim()) + list(tensor.shape)
+    inner = [1 if size == 1 else count for size, count in zip(shape, counts, strict=True)]
+    repeated = tensor.reshape(shape).repeat(inner)
+    return repeated.expand([size * count for size, count in zip(shape, counts, strict=True)])
+
+
+class _Refusing:
+    """Stands guard at a stand-in: a gradient that arrives there by itself was told apart by nobody."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, stand_in: Tensor) -> None:
+        stand_in.grad = None
+        raise PrivacyViolation(
+            f"parameter '{self._name}' received a gradient in a way that can't be followed: through a torch.autograd."
+            "Function, scripted code, a penalty on the weights or a tensor kept from an earlier batch. Compute with it "
+            "by functions of torch, put it into a module, or use the optimizer's weight_decay instead of a penalty."
+        )
+
+
+class _Mode(TorchFunctionMode):
+    """Sees every call of a function of torch; most have nothing to do with parameters and must cost little."""
+
+    def __init__(self, owner: FollowedParameters) -> None:
+        super().__init__()
+        self._owner = owner
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        owner = self._owner
+        tracked = owner.tracked
+        kwargs = kwargs or {}
+        for values in (args, kwargs.values()) if kwargs else (args,):
+            for value in values:
+                if id(value) in tracked or (type(value) in _SEQUENCES and any(id(item) in tracked for item in value)):
+                    return owner.called(func, args, kwargs)
+        output = func(*args, **kwargs) if kwargs else func(*args)
+        if isinstance(output, Tensor):
+            if not output.requires_grad and not owner.without_data((args, kwargs)):
+                owner.note(output)
+        elif type(output) in _SEQUENCES and func not in PLAIN and not owner.without_data((args, kwargs)):
+            owner.note_output(output)
+        return output
+
+
+_SEQUENCES = (tuple, list)
