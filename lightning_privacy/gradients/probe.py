@@ -42,7 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_privacy._validate import one_of, positive, positive_int
-from lightning_privacy.errors import ConfigurationError, LightningPrivacyError, UnsupportedError
+from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients import probe_refusals as refusals
 from lightning_privacy.gradients.layout import Layout, Layouts, infer_layout
 from lightning_privacy.gradients.probe_examples import Trial, by_variety, lengths_differ, size, trials
@@ -228,14 +228,15 @@ class IndependenceProbe:
         """Turn what is raised because the layers are listened to into a refusal: the plain step has run."""
         try:
             yield
-        except LightningPrivacyError as error:
-            if isinstance(error, UnsupportedError) and not any(
-                layout.shared for known in self._layouts.values() for layout in known
-            ):
-                raise
-            raise refusals.changes_with_the_batch(error, self._layouts) from error
         except Exception as error:
-            raise refusals.changes_with_the_batch(error, self._layouts) from error
+            shared = [
+                name
+                for name, known in self._layouts.items()
+                if name in self._modules and any(layout.shared for layout in known)
+            ]
+            if isinstance(error, UnsupportedError) and not shared:
+                raise
+            raise refusals.fails_per_example(error, shared) from error
 
     def _trace(
         self, examples: Sequence[Any], seed: int, *, steady: bool, cut: bool, before: Sequence[Any] | None = None
@@ -367,7 +368,7 @@ class IndependenceProbe:
             return refusals.mixed_by_layer(self._modules, *change)
         back = first_change(one, two, tolerance=self._tolerance, gradients=True)
         if back is not None and back[1] is not None:
-            return refusals.mixed_on_the_way_back(self._modules, *back)
+            return refusals.mixed_on_the_way_back(self._modules, back[0])
         return refusals.mixed_by_loss()
 
     def _check_length(self) -> None:

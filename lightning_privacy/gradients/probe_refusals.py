@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from lightning_privacy.errors import UnsupportedError
-from lightning_privacy.gradients.layout import Layouts
+from lightning_privacy.errors import LightningPrivacyError, UnsupportedError
 from lightning_privacy.gradients.probe_trace import Key
 
 __all__ = [
-    "changes_with_the_batch",
     "depends_on_length",
     "fails_for_one",
+    "fails_per_example",
     "mixed_by_layer",
     "mixed_by_loss",
     "mixed_on_the_way_back",
@@ -58,6 +57,11 @@ def mixed_by_layer(modules: Mapping[str, nn.Module], key: Key, before: Key | Non
             " Augment each example by itself, and standardise with public constants. Mixing with examples of a public "
             "data set is no problem."
         )
+    elif before[0] == name:
+        what = (
+            f"they are mixed by code that is no layer, after {_layer(modules, name)} was called for the time number "
+            f"{before[1]} and before it is called again (a second batch made of the first, a statistic over the batch)."
+        )
     elif before[2] == "in":
         what = (
             f"they are mixed in the forward of {_layer(modules, before[0])}, before it calls {_layer(modules, name)}."
@@ -71,11 +75,11 @@ def mixed_by_layer(modules: Mapping[str, nn.Module], key: Key, before: Key | Non
     return UnsupportedError(_FOUND + what + advice + _WHY)
 
 
-def mixed_on_the_way_back(modules: Mapping[str, nn.Module], key: Key, before: Key | None) -> UnsupportedError:
+def mixed_on_the_way_back(modules: Mapping[str, nn.Module], key: Key) -> UnsupportedError:
     """Return the refusal of a step whose values keep examples apart and whose gradients do not; see above."""
-    behind = "" if before is None else f", and no longer that of {_layer(modules, before[0])},"
+    does = "returns" if key[2] == "out" else "is given"
     return UnsupportedError(
-        f"{_FOUND}values stay the same, but the gradient of what {_layer(modules, key[0])} is given or returns{behind} "
+        f"{_FOUND}values stay the same, but the gradient of what {_layer(modules, key[0])} {does} "
         "depends on the other examples: a term of the loss computed from it compares examples, or a custom autograd "
         "function or a hook on a gradient uses the whole batch. Let it treat each row by itself." + _WHY
     )
@@ -195,21 +199,25 @@ def varying_path(modules: Mapping[str, nn.Module], name: str) -> UnsupportedErro
     )
 
 
-def changes_with_the_batch(error: BaseException, layouts: Layouts) -> UnsupportedError:
+def fails_per_example(error: BaseException, shared: Sequence[str]) -> UnsupportedError:
     """Return the refusal of a step that runs by itself, but not while gradients of examples are taken.
 
     Args:
         error: what was raised.
-        layouts: what is known of the layers' outputs.
+        shared: layers that return one tensor for all examples.
     """
-    shared = [name for name, known in layouts.items() if any(layout.shared for layout in known)]
-    hint = (
-        f" Layers that are called once for all examples ({', '.join(shared)}) return a copy for each of them here: "
-        "give them an input with a batch dimension, such as indices.expand(batch, -1)."
-        if shared
-        else " Not possible are: torch.autograd.grad with respect to parameters, second derivatives (gradient "
-        "penalties), and copies of a layer's weights made outside its forward."
-    )
+    if shared:
+        hint = (
+            f" Layers that are called once for all examples ({', '.join(shared)}) return a copy for each of them here: "
+            "give them an input with a batch dimension, such as indices.expand(batch, -1)."
+        )
+    elif isinstance(error, LightningPrivacyError):
+        hint = ""
+    else:
+        hint = (
+            " Not possible are: torch.autograd.grad with respect to parameters, second derivatives (gradient "
+            "penalties), and a backward for a part of the batch."
+        )
     return UnsupportedError(
         f"training_step runs on a small batch, but not while the gradients of its examples are taken: {error}{hint}"
     )
