@@ -7,7 +7,7 @@ An example whose gradient overflows adds nothing, like any that is not finite.
 
 Example:
     >>> fixed_loss_scale(batch_size=64)
-    16384.0
+    1024.0
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ["LossScale", "check_precision", "fixed_loss_scale"]
 
 _SUPPORTED = ("32-true", "64-true", "bf16-true", "bf16-mixed", "16-mixed")
 
-# Gradients of the outputs of a mean loss are about one over the batch size; times this they are in the middle of the
-# range of float16, 6e-8 to 65504, in logarithms.
-_OUTPUT_GRADIENT = 256.0
+# Gradients of the outputs of a mean loss are about one over the batch size. Times this and the batch size they leave
+# room for a thousand times larger ones below the end of float16, 65504, and for 1e-8 of them above its start, 6e-8.
+_OUTPUT_GRADIENT = 16.0
 _LARGEST_SCALE = 65536.0
 _NEVER = 2**31 - 1
 

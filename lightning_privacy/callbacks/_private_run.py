@@ -86,11 +86,14 @@ class PrivateRun:
         self._automatic = module.automatic_optimization
         self._per_step = releases_per_step(trainer.optimizers)
         self._public = public_parameters(module, settings.public)
+        self._public_parameters = [module.get_parameter(name) for name in self._public]
+        self._processes = processes
         self._views = settings.views
         self._progress = progress
         self._schedule = schedule
         self._ledger = ledger
         self._record = record
+        policy.prepare(settings.expected_batch_size)
         self._release = policy.release(settings.noise_multiplier, settings.sample_rate)
         self._horizon = BudgetHorizon(ledger, self._release)
         self._affordable = 0
@@ -263,6 +266,9 @@ class PrivateRun:
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """Refuse a step on anything but the private gradient, whichever optimizer Lightning uses by now."""
         self._guard.check(optimizer)
+        if self._public:
+            held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            self._processes.average_gradients(p for p in self._public_parameters if id(p) in held and p.requires_grad)
 
     def end_batch(self) -> bool:
         """Check that the micro-batch did what was planned, and stop where the budget ends.
@@ -277,6 +283,8 @@ class PrivateRun:
         if entry is None:
             return False
         released = self._engine.released - self._released_before
+        if not self._automatic:
+            self._compare_steps(released)
         if self._automatic or released:
             self._guard.check_backward()
         else:
@@ -296,6 +304,15 @@ class PrivateRun:
             if self._affordable < self._per_step and not self._ends_here():
                 self._stop(f"after step {self._trainer.global_step}")
         return entry.closes_step
+
+    def _compare_steps(self, released: int) -> None:
+        """Refuse processes that step by themselves: their shares would be added to those of other draws."""
+        everyone = self._processes.gather(released)
+        if len(set(everyone)) > 1:
+            raise PrivacyViolation(
+                f"the processes made {everyone} private steps in one batch, by rank: with several processes a "
+                "training_step with manual optimization must not decide from its own share of the batch whether to step"
+            )
 
     def _skip(self) -> None:
         """Go on after a batch of manual optimisation that trained nothing private."""

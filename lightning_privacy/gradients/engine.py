@@ -393,8 +393,8 @@ class PrivateGradients:
         norms = norms * scale**2
         if self.policy.norm_bound != self._open_bound:
             raise PrivacyViolation(
-                f"the bound of {self.policy!r} changed from {self._open_bound:g} to {self.policy.norm_bound:g} within a "
-                "step, whose noise is for the first; give every DPOptimizer a policy of its own"
+                f"the bound of {self.policy!r} changed from {self._open_bound:g} to {self.policy.norm_bound:g} within "
+                "a step, whose noise is for the first; give every DPOptimizer a policy of its own"
             )
         factors = self.policy.bounded_factors(norms)
         rejected = ~norms.isfinite().all(1)

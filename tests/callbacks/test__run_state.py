@@ -10,7 +10,11 @@ from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, rea
 from lightning_privacy.errors import CheckpointError
 
 SETTINGS = RunSettings(
-    delta=1e-5, noise_multiplier=1.1, num_examples=100, expected_batch_size=10, clipping={"policy": "FlatClipping", "max_grad_norm": 1.0}
+    delta=1e-5,
+    noise_multiplier=1.1,
+    num_examples=100,
+    expected_batch_size=10,
+    clipping={"policy": "FlatClipping", "max_grad_norm": 1.0},
 )  # fmt: skip
 PROGRESS = RunProgress(run_id="a", step_offset=-3, next_number=9, epoch_first_step=4, at_step_boundary=False)
 

@@ -110,7 +110,7 @@ def test_p24_the_generator_learns_as_without_privacy(tiny: Any) -> None:
 
 def test_p24_a_part_that_is_not_declared_public_is_private(tiny: Any) -> None:
     privacy = DifferentialPrivacy(delta=0.01, noise_multiplier=1.0, probe=False)
-    with pytest.raises(PrivacyViolation, match="no private step was due|no private gradient|not the private one"):
+    with pytest.raises(PrivacyViolation, match=r"no private step was due|not the private one"):
         tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(Gan(), tiny.loader(24))
 
 
