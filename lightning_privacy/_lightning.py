@@ -31,6 +31,7 @@ __all__ = [
     "CheckpointIO",
     "CombinedLoader",
     "DDPStrategy",
+    "DummyLogger",
     "GradientAccumulationScheduler",
     "LightningDataModule",
     "LightningModule",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
     from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
     from pytorch_lightning.loggers import CSVLogger, Logger
+    from pytorch_lightning.loggers.logger import DummyLogger
     from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
     from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
     from pytorch_lightning.utilities import CombinedLoader
@@ -88,6 +90,7 @@ else:
     ModelCheckpoint = _part(".callbacks").ModelCheckpoint
     CSVLogger = _part(".loggers").CSVLogger
     Logger = _part(".loggers").Logger
+    DummyLogger = _part(".loggers.logger").DummyLogger
     DDPStrategy = _part(".strategies").DDPStrategy
     SingleDeviceStrategy = _part(".strategies").SingleDeviceStrategy
     Strategy = _part(".strategies").Strategy
