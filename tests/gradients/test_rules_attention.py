@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.gradients import contributions
+from lightning_privacy.gradients.arrangements import Blocks
 
 B, T, S, E, H = 4, 5, 3, 6, 2
 
@@ -257,6 +258,16 @@ def test_two_uses_of_one_layer_add_up_before_the_norm() -> None:
         torch.testing.assert_close(contribution.per_example(), expected, rtol=1e-10, atol=1e-12)
         squares = expected.flatten(1).square().sum(1)
         torch.testing.assert_close(contribution.squared_norms(), squares, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "products"), [("self", [3 * E]), ("cross", [E, 2 * E]), ("three", [E, E, E])])
+def test_inputs_that_are_one_tensor_are_one_product(kind: str, products: list[int]) -> None:
+    layer, taps = _layer(), Taps()
+    tapped(layer, taps, *_inputs(layer, kind))[0].sum().backward()
+    contribution = taps.merged()["in_proj_weight"]
+    parts = contribution.parts if isinstance(contribution, Blocks) else [contribution]
+    assert all(isinstance(part, contributions.Outer) for part in parts)
+    assert [part.shape[0] for part in parts] == products
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
