@@ -33,6 +33,8 @@ class GradientBuffers:
         self._views: dict[int, Tensor] = {}
         self._rounded: list[tuple[Tensor, Tensor]] = []  # copies for parameters of half precision, and their originals
         self._gradients: dict[int, Tensor] = {}
+        self._first = [members[0] for members in groups.values()]
+        self._kinds = list(groups)
         for (dtype, device), members in groups.items():
             flat, views = _allocate(members, torch.promote_types(dtype, torch.float32), device)
             self._flat.append(flat)
@@ -48,6 +50,10 @@ class GradientBuffers:
     def flat(self) -> list[Tensor]:
         """The storage itself: one 1-D tensor for each precision and device."""
         return self._flat
+
+    def fits(self) -> bool:
+        """Return whether the parameters still have the precision and device they had; whole modules are moved."""
+        return [(parameter.dtype, parameter.device) for parameter in self._first] == self._kinds
 
     def begin(self, noise: NoiseSource, *, std: float, step: int, stream: int = 0) -> None:
         """Fill with the noise of ``step``.

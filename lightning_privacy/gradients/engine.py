@@ -235,7 +235,7 @@ class PrivateGradients:
                 f"step {self._open_step} was not closed before step {step} began, so its examples could count twice in "
                 "one release; close it (closes_step=True) or call discard()"
             )
-        if self._trained.changed():
+        if self._trained.changed() or not self._buffers.fits():
             if self._open_step is not None:
                 raise PrivacyViolation("the set of trainable parameters changed between micro-batches of one step")
             self.detach()
@@ -306,7 +306,8 @@ class PrivateGradients:
             PrivacyViolation: the step has another micro-batch already.
         """
         expected = self._expected
-        if expected is None or self._recorder.uses or not self._trained.changed():
+        unchanged = self._buffers.fits() and not self._trained.changed()
+        if expected is None or self._recorder.uses or unchanged:
             return False
         self.arm(
             batch_size=self._recorder.examples,

@@ -40,7 +40,7 @@ from typing_extensions import override
 
 from lightning_privacy._validate import positive, probability
 from lightning_privacy.accounting import PrivacyLedger
-from lightning_privacy.errors import ConfigurationError, PrivacyViolation
+from lightning_privacy.errors import ConfigurationError, PrivacyViolation, UnsupportedError
 from lightning_privacy.gradients.clipping import ClippingPolicy, clipping_policy
 from lightning_privacy.gradients.engine import PrivateGradients
 from lightning_privacy.gradients.inspection import refuse_optimizer
@@ -76,7 +76,7 @@ class DPOptimizer(Optimizer):
 
     Raises:
         ConfigurationError: a number out of range, a ledger without a sample rate, parameters foreign to the module.
-        UnsupportedError: a layer or an optimizer that would void the guarantee.
+        UnsupportedError: a layer or an optimizer that would void the guarantee, or several processes.
     """
 
     def __init__(
@@ -94,6 +94,14 @@ class DPOptimizer(Optimizer):
         ledger: PrivacyLedger | None = None,
         sample_rate: float | None = None,
     ) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            processes = torch.distributed.get_world_size()
+            if processes > 1:
+                raise UnsupportedError(
+                    f"DPOptimizer in a group of {processes} processes would clip and noise in each of them by itself, "
+                    "for batches that may overlap; train with the DifferentialPrivacy callback and strategy='ddp', "
+                    "which shares out one draw and adds noise once"
+                )
         # Not Optimizer.__init__: groups, state and hooks are the wrapped optimizer's.
         refuse_optimizer(optimizer, module)
         if (ledger is None) != (sample_rate is None):

@@ -244,3 +244,38 @@ def test_detach_gives_the_module_back():
     assert all(p.grad is not None for p in model.parameters())
     with pytest.raises(PrivacyViolation):
         optimizer.step()
+
+
+def test_p28_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(UnsupportedError, match=r"group of 2 processes .* strategy='ddp'"):
+        _wrap(_model())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+def test_fabric_sets_up_a_private_optimizer_as_any_other(precision: str):
+    from lightning_fabric import Fabric
+
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    ledger = PrivacyLedger(delta=1e-5)
+    optimizer = DPOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.5),
+        model,
+        noise_multiplier=1e-6,
+        max_grad_norm=0.1,
+        expected_batch_size=4,
+        ledger=ledger,
+        sample_rate=0.1,
+    )
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    wrapped, stepping = fabric.setup(model, optimizer)
+    before = torch.cat([p.detach().flatten().double() for p in model.parameters()]).clone()
+    stepping.zero_grad()
+    fabric.backward(100 * wrapped(torch.ones(4, 3)).mean())
+    stepping.step()
+    after = torch.cat([p.detach().flatten().double() for p in model.parameters()])
+    # Four gradients along (1, 1, 1, 1), each clipped to 0.1.
+    torch.testing.assert_close(before - after, torch.full((4,), 0.5 * 0.1 / 2).double(), rtol=1e-3, atol=1e-4)
+    assert len(ledger.history) == 1
