@@ -62,6 +62,8 @@ def test_the_default_is_private_digits_at_epsilon_3(tmp_path):
         *(f"experiment={option}" for option in _options("experiment")),
         *(f"trainer={option}" for option in _options("trainer") if option != "gpu"),
         *(f"paths={option}" for option in _options("paths") if option != "default"),
+        *(f"+noise={option}" for option in _options("noise")),
+        "callbacks.privacy.clipping=adaptive",
         "model.optimizer._target_=torch.optim.RMSprop",
         "callbacks.privacy.epsilon=8",
         "~callbacks.privacy",
