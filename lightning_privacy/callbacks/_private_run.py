@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -41,6 +42,9 @@ __all__ = ["PrivateRun"]
 # Draws are functions of their number, so the sampler's own end is never used; the noise numbers 48 bits of
 # steps.
 _NUMBERED_STEPS = 2**48
+
+# Where processes meet in a training step that is written by hand.
+_RELEASE, _OPTIMIZER_STEP, _BATCH_END = 0, 1, 2
 
 # Epochs for which the budget is worked out at once where the trainer sets no end.
 _FAR_AHEAD = 100
@@ -113,7 +117,7 @@ class PrivateRun:
             public=self._public,
             noise=noise,
             charge=self._charge,
-            reduce=processes.add_up if processes.several else None,
+            reduce=self._add_up if processes.several else None,
             leader=processes.leads,
         )
         sampler = PoissonSampler(
@@ -267,6 +271,7 @@ class PrivateRun:
         """Refuse a step on anything but the private gradient, whichever optimizer Lightning uses by now."""
         self._guard.check(optimizer)
         if self._public:
+            self._meet(_OPTIMIZER_STEP)
             held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
             self._processes.average_gradients(p for p in self._public_parameters if id(p) in held and p.requires_grad)
 
@@ -283,8 +288,7 @@ class PrivateRun:
         if entry is None:
             return False
         released = self._engine.released - self._released_before
-        if not self._automatic:
-            self._compare_steps(released)
+        self._meet(_BATCH_END)
         if self._automatic or released:
             self._guard.check_backward()
         else:
@@ -305,13 +309,21 @@ class PrivateRun:
                 self._stop(f"after step {self._trainer.global_step}")
         return entry.closes_step
 
-    def _compare_steps(self, released: int) -> None:
-        """Refuse processes that step by themselves: their shares would be added to those of other draws."""
-        everyone = self._processes.gather(released)
-        if len(set(everyone)) > 1:
+    def _add_up(self, flat: Tensor) -> None:
+        self._meet(_RELEASE)
+        self._processes.add_up(flat)
+
+    def _meet(self, place: int) -> None:
+        """With manual optimisation, check that all processes do the same next.
+
+        One that leaves a step out would add its share to those of another draw, or wait for the others for ever.
+        """
+        if self._automatic or not self._processes.several:
+            return
+        if not self._processes.meet(place, places=3, device=self._trainer.strategy.root_device):
             raise PrivacyViolation(
-                f"the processes made {everyone} private steps in one batch, by rank: with several processes a "
-                "training_step with manual optimization must not decide from its own share of the batch whether to step"
+                "the processes do not make the same steps in the same batches: with several processes, a training_step "
+                "with manual optimization must not decide from its own share of the batch whether to step"
             )
 
     def _skip(self) -> None:

@@ -12,11 +12,13 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_privacy._lightning import Trainer
 
@@ -51,6 +53,41 @@ class Processes:
         """Replace ``tensor`` by its sum over all processes, which is bit for bit the same on each."""
         if self.several:
             torch.distributed.all_reduce(tensor)
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace the gradients of parameters that no private gradient trains by their mean over all processes.
+
+        Args:
+            parameters: The same in every process, in the same order; one without a gradient counts as zero.
+        """
+        chosen = list(parameters)
+        if not self.several or not chosen:
+            return
+        pieces = [torch.zeros_like(p) if p.grad is None else p.grad for p in chosen]
+        flat = torch.cat(
+            [piece.detach().reshape(-1).to(torch.promote_types(piece.dtype, torch.float32)) for piece in pieces]
+        )
+        self.add_up(flat)
+        means = torch.split(flat / self.count, [p.numel() for p in chosen])
+        for parameter, mean in zip(chosen, means, strict=True):
+            mean = mean.view(parameter.shape).to(parameter.dtype)
+            if parameter.grad is None:
+                parameter.grad = mean
+            else:
+                parameter.grad.copy_(mean)
+
+    def meet(self, place: int, *, places: int, device: torch.device) -> bool:
+        """Return whether all processes are at the same ``place`` of the numbered ones at which they meet.
+
+        Args:
+            place: Where this one is, below ``places``.
+            places: How many there are.
+            device: Where the processes can exchange tensors.
+        """
+        counts = torch.zeros(places, device=device)
+        counts[place] = 1
+        self.add_up(counts)
+        return int(counts[place]) == max(self.count, 1)
 
     def same(self, value: T) -> T:
         """Return the leader's ``value``."""

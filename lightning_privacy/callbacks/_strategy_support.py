@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from torch.optim import Optimizer
+
 from lightning_privacy._lightning import DDPStrategy, SingleDeviceStrategy
+from lightning_privacy.callbacks._parts import releases_per_step
+from lightning_privacy.callbacks._processes import Processes
 from lightning_privacy.callbacks._trainer import ddp_extras, synchronises_batch_norm
 from lightning_privacy.errors import UnsupportedError
 
-__all__ = ["check_strategy"]
+__all__ = ["check_optimizers_keep_step", "check_strategy"]
 
 _WAY_OUT = "Use Trainer(strategy='ddp') for several processes, or devices=1 with strategy='auto'"
 
@@ -55,6 +60,21 @@ def check_strategy(trainer: Any) -> None:
     raise UnsupportedError(
         f"strategy {name} with {trainer.world_size} process(es) is not supported: {reason}. {_WAY_OUT}."
     )
+
+
+def check_optimizers_keep_step(optimizers: Iterable[Optimizer], processes: Processes) -> None:
+    """Refuse optimizers that decide from a loss how often to ask for a gradient: each process has another loss.
+
+    Raises:
+        UnsupportedError: Such an optimizer, and several processes.
+    """
+    for optimizer in optimizers:
+        if processes.several and releases_per_step([optimizer]) > 1:
+            raise UnsupportedError(
+                f"{type(optimizer).__name__} compares losses to decide when it is done, and each of the "
+                f"{processes.count} processes has the loss of its own share of the batch: they would take different "
+                "numbers of gradients. Train with one process, or with an optimizer that steps once a batch."
+            )
 
 
 def _check_ddp(strategy: DDPStrategy) -> None:

@@ -64,6 +64,7 @@ from lightning_privacy.callbacks._resume import refuse_unknown_past, restore
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, read_state, write_state
 from lightning_privacy.callbacks._schedule import StepSchedule
 from lightning_privacy.callbacks._step_journal import StepJournal, journal_path
+from lightning_privacy.callbacks._strategy_support import check_optimizers_keep_step
 from lightning_privacy.callbacks._train_loader import LoaderFacts, examine, undivided
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.gradients.clipping import ClippingPolicy, clipping_policy
@@ -246,6 +247,7 @@ class DifferentialPrivacy(Callback):
         )
         check_batches_are_given(trainer)
         check_optimizers(trainer.optimizers, pl_module, whole_data=facts.batch_size == facts.num_examples)
+        check_optimizers_keep_step(trainer.optimizers, processes)
         self._agree(processes, trainer, pl_module, facts, loader.dataset)
         settings = plan_settings(
             self._target,

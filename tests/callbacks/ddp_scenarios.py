@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, DistributedSampler, Subset, random_spli
 from lightning_privacy._lightning import Callback, DDPStrategy, ModelCheckpoint
 from lightning_privacy.accounting import GaussianRelease, PrivacyLedger
 from lightning_privacy.callbacks import DifferentialPrivacy
-from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.errors import ConfigurationError, UnsupportedError
 
 SIZE, BATCH, STEPS = 37, 5, 8
 DEADLINE = 120.0  # seconds after which a process counts as hanging
@@ -55,7 +55,7 @@ class Watch(Callback):
         torch.distributed.all_reduce = counted
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        self.gradients.append(torch.cat([p.grad.flatten().clone() for p in pl_module.parameters()]))
+        self.gradients.append(torch.cat([p.grad.flatten().clone() for p in pl_module.net.parameters()]))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         torch.distributed.all_reduce = self._sum
@@ -68,6 +68,44 @@ class Late(Tiny.Module):
         optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=50 * STEPS)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Buffered(Late):
+    """Has a buffer that a wrapper would send around at each forward, which looks like one that learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(1, dtype=torch.float64))
+
+    def loss(self, batch: Any) -> Any:
+        return super().loss(batch) + self.shift
+
+
+class Gan(Tiny.Module):
+    """A critic that sees data and a generator that does not, by hand; ``skips`` tells when there is no step."""
+
+    def __init__(self, skips: Callable[[int], bool] = lambda batch_idx: False) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator = torch.nn.Linear(2, 3).double()
+        self.skips = skips
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.steps_at_batch.append(batch_idx)
+        self.seen.append(batch[2].tolist())
+        critic, generator = self.optimizers()
+        if self.skips(batch_idx):
+            return
+        critic.zero_grad()
+        self.manual_backward(self.loss(batch))
+        critic.step()
+        generator.zero_grad()
+        noise = torch.full((4, 2), 1.0 + self.global_rank, dtype=torch.float64)
+        self.manual_backward(self.generator(noise).square().mean())
+        generator.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(each.parameters(), lr=0.05) for each in (self.net, self.generator)]
 
 
 def private(**options: Any) -> DifferentialPrivacy:
@@ -141,10 +179,32 @@ def ways(world: int, rank: int, folder: Path) -> Any:
         "own distributed sampler": fit(world, loader=shuffled),
         "no distributed sampler": fit(world, use_distributed_sampler=False),
         "unused parameters": fit(world, strategy="ddp_find_unused_parameters_true"),
+        "buffer": fit(world, module=Buffered()),
         "static graph": fit(world, strategy=DDPStrategy(static_graph=True)),
     }
     Tiny.trainer(devices=world, strategy="ddp", max_epochs=1).fit(bare, Tiny.loader(SIZE, BATCH))
     return {"ways": results, "bare": bare.seen, "bare_weights": bare.weights()}
+
+
+def manual(world: int, rank: int, folder: Path) -> Any:
+    gan = Gan()
+    result = fit(world, module=gan, privacy=private(public=["generator"]))
+    result["generator"] = torch.cat([p.detach().flatten() for p in gan.generator.parameters()])
+    try:
+        fit(world, module=Gan(lambda batch_idx: rank == 1 and batch_idx == 3), privacy=private(public=["generator"]))
+    except Exception as error:  # noqa: BLE001
+        result["alone"] = str(error)
+    return result
+
+
+def line_search(world: int, rank: int, folder: Path) -> Any:
+    module = Tiny.Module()
+    module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters())
+    try:
+        fit(world, module=module, loader=Tiny.loader(SIZE, SIZE))
+    except UnsupportedError as error:
+        return str(error)
+    return None
 
 
 def unseeded(world: int, rank: int, folder: Path) -> Any:

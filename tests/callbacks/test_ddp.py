@@ -25,6 +25,7 @@ pytestmark = pytest.mark.timeout(900)
 SCRIPT = Path(__file__).with_name("ddp_scenarios.py")
 SCENARIOS = [
     *("forked", "forked_failing", "spawned", "same:1", "same", "ways", "resumed", "disagreeing", "unseeded"),
+    *("manual:1", "manual", "line_search"),
     *("killed", "failing", "failing_early", "stopping"),
 ]
 SIZE, BATCH, STEPS = 37, 5, 8
@@ -147,6 +148,12 @@ def test_p18_a_draw_that_is_too_small_for_all_leaves_a_process_without_examples(
         assert second[step] == [[0]]
 
 
+def test_a_buffer_is_not_sent_around_and_taken_for_one_that_learns(outcome: Outcomes) -> None:
+    result = outcome("ways")["ways"]["buffer"]
+    assert result["caveats"] == outcome("same-1")["late"]["caveats"]
+    close(result["weights"], outcome("same-1")["late"]["weights"])
+
+
 @pytest.mark.parametrize(
     "way", ["own distributed sampler", "no distributed sampler", "unused parameters", "static graph"]
 )
@@ -155,6 +162,25 @@ def test_other_ways_to_say_the_same_are_the_same(outcome: Outcomes, way: str) ->
     close(result["weights"], outcome("same-1")["plain"]["weights"])
     assert result["total_steps"] == 3 * STEPS
     assert result["sums"] == [result["weights"].numel()] * result["steps"]
+
+
+def test_p24_manual_optimization_of_two_optimizers_is_the_same_in_two_processes(outcome: Outcomes) -> None:
+    """The critic as in one process; the generator, which saw other noise in each, on the mean of its gradients."""
+    alone, first, second = outcome("manual-1"), outcome("manual"), outcome("manual", 1)
+    size = outcome("same-1")["plain"]["weights"].numel()
+    close(first["weights"][:size], alone["weights"][:size])
+    assert torch.equal(first["weights"], second["weights"])
+    assert (first["epsilon"], first["steps"]) == (alone["epsilon"], alone["steps"])
+
+
+def test_p24_a_process_that_leaves_out_a_step_of_its_own_ends_all(outcome: Outcomes) -> None:
+    for rank in (0, 1):
+        assert "do not make the same steps in the same batches" in outcome("manual", rank)["alone"]
+
+
+def test_p24_line_searches_are_refused_where_each_process_has_its_own_loss(outcome: Outcomes) -> None:
+    assert "LBFGS compares losses" in outcome("line_search")
+    assert outcome("line_search") == outcome("line_search", 1)
 
 
 def test_p27_training_without_privacy_in_the_same_processes_is_lightnings_own_again(outcome: Outcomes) -> None:

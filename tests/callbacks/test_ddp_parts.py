@@ -30,6 +30,7 @@ from lightning_privacy.callbacks import DifferentialPrivacy
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._agreement import fingerprint
 from lightning_privacy.callbacks._handover import Address, Parcel
+from lightning_privacy.callbacks._processes import Processes
 from lightning_privacy.callbacks._strategy_support import check_strategy
 from lightning_privacy.callbacks._train_loader import examine, undivided
 from lightning_privacy.errors import UnsupportedError
@@ -220,3 +221,18 @@ def test_p26_a_callback_takes_over_what_its_processes_spent() -> None:
     there.ledger.charge(GaussianRelease(4.0), 3)
     pickle.loads(pickle.dumps(Parcel(here._address.number, there.state_dict())))
     assert here.ledger.history == there.ledger.history
+
+
+def test_gradients_of_public_parts_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(1.0))  # the other has ones
+    first, second, third = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (3,), (1,)))
+    first.grad, third.grad = torch.full((2, 2), 3.0), torch.zeros(1)
+    held = first.grad
+    Processes(count=2, rank=0).average_gradients([first, second, third])
+    assert first.grad is held
+    assert first.grad.tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    assert second.grad is not None
+    assert second.grad.tolist() == [0.5] * 3
+    assert third.grad.tolist() == [0.5]
+    Processes(count=1, rank=0).average_gradients([first])
+    assert first.grad.tolist() == [[2.0, 2.0], [2.0, 2.0]]
