@@ -185,6 +185,7 @@ def probe_training_step(
         rehearsing = _rehearsing(trainer, module, loader)
 
         def step(module: Any, examples: Sequence[Any], backward: bool) -> None:
+            module.trainer = trainer  # which a copy doesn't keep
             batch = internals.move_batch(trainer, module, loader.collate_fn(list(examples)))
             for part in module.modules():
                 if isinstance(part, _Rehearsing):
@@ -261,7 +262,6 @@ def _rehearsing(trainer: Any, module: LightningModule, loader: DataLoader[Any]) 
                 _training={id(p) for p in copied.parameters() if p.requires_grad},
                 _backward=True,
             )
-    copied.trainer = trainer
     return copied
 
 
