@@ -93,7 +93,7 @@ class Operation(Site):
                 f"{self.name}: the tensor made of parameters has shape {tuple(values.shape)}, and meets {rows} rows of "
                 f"the batch in its dimension {own}; it must have size 1 there, or be expanded to the batch"
             )
-        if values.stride(own) == 0:
+        if rows and values.stride(own) == 0:
             return self.in_rows(followed.first_of(own), dimensions, place, rows)
         if rows * values.numel() > _MAX_ELEMENTS:
             raise UnsupportedError(
