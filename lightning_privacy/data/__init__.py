@@ -7,6 +7,7 @@ always a part of the held-out data.
 from __future__ import annotations
 
 from lightning_privacy.data.adult import AdultDataModule
+from lightning_privacy.data.deskew import Deskew
 from lightning_privacy.data.digits import DigitsDataModule
 from lightning_privacy.data.features import ScatteringFeatures, compute_features
 from lightning_privacy.data.in_memory import InMemoryDataModule, InMemoryDataset, Splits
@@ -15,6 +16,7 @@ from lightning_privacy.data.scattering import Scattering2d
 
 __all__ = [
     "AdultDataModule",
+    "Deskew",
     "DigitsDataModule",
     "FashionMNISTDataModule",
     "InMemoryDataModule",

@@ -109,10 +109,10 @@ def morlet(size: int, *, scale: int, angle: float, slant: float) -> Tensor:
 
 
 def _tiles(spectra: Tensor, step: int) -> Iterator[Tensor]:
-    """Views of the frequencies that become one when every ``step``-th sample is kept."""
-    size = spectra.shape[-1] // step
+    """Views of the frequencies that become one when every ``step``-th sample is kept: shape (..., n, n, 2)."""
+    size = spectra.shape[-2] // step
     for row, column in itertools.product(range(step), repeat=2):
-        yield spectra[..., row * size : (row + 1) * size, column * size : (column + 1) * size]
+        yield spectra[..., row * size : (row + 1) * size, column * size : (column + 1) * size, :]
 
 
 def _coarser(wavelets: Tensor, step: int) -> Tensor:
@@ -121,14 +121,19 @@ def _coarser(wavelets: Tensor, step: int) -> Tensor:
 
 
 def _moduli(spectra: Tensor, wavelets: Tensor, step: int) -> Tensor:
-    """Moduli of the convolutions with the wavelets, at every ``step``-th point."""
+    """Moduli of the convolutions with the wavelets, at every ``step``-th point.
+
+    Spectra have real and imaginary part in a last dimension. Those of the wavelets are real (a Morlet wavelet at the
+    opposite point is its conjugate) and stand there twice: plain products take a third of the time of complex ones.
+    """
     pairs = zip(_tiles(spectra, step), _tiles(wavelets / step**2, step), strict=True)
     signal, wavelet = next(pairs)
     kept = signal * wavelet
     for signal, wavelet in pairs:
         kept.addcmul_(signal, wavelet)
-    moduli: Tensor = torch.fft.ifft2(kept).abs()
-    return moduli
+    squares = torch.view_as_real(torch.fft.ifft2(torch.view_as_complex(kept))).square_()
+    # Half the time of torch's abs, which guards against overflow.
+    return (squares[..., 0] + squares[..., 1]).sqrt_()
 
 
 class Scattering2d(nn.Module):
@@ -186,7 +191,8 @@ class Scattering2d(nn.Module):
         average = gaussian(size, width=_WIDTH * 2 ** (scales - 1))
         spectra = spectra * _common_factor(spectra, average)
         # Not in the state: they follow from the arguments, and a checkpoint need not carry them.
-        self.register_buffer("wavelets", spectra.to(torch.complex64), persistent=False)
+        doubled = spectra.real.to(torch.float32).unsqueeze(-1).repeat(1, 1, 1, 1, 2)
+        self.register_buffer("wavelets", doubled, persistent=False)
         for scale in range(scales):
             self.register_buffer(f"average_{scale}", self._average(size, scale).to(torch.float32), persistent=False)
 
@@ -221,12 +227,12 @@ class Scattering2d(nn.Module):
             )
         padded = nn.functional.pad(images.to(torch.float32), (self.stride,) * 4, mode="reflect")
         wavelets = self.get_buffer("wavelets")
-        spectra = torch.fft.fft2(padded).unsqueeze(2)
+        spectra = torch.view_as_real(torch.fft.fft2(padded)).unsqueeze(2)
         orders: tuple[list[Tensor], ...] = ([self._smooth(padded, 0).unsqueeze(2)], [], [])
         for first in range(self.scales):
             moduli = _moduli(spectra, wavelets[first], 2**first)
             orders[1].append(self._smooth(moduli, first))
-            second_spectra = torch.fft.fft2(moduli).unsqueeze(3)
+            second_spectra = torch.view_as_real(torch.fft.fft2(moduli)).unsqueeze(3)
             # (batch, channels, first orientation, second scale, second orientation, ...)
             seconds = [
                 self._smooth(
