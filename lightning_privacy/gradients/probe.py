@@ -62,9 +62,9 @@ _POOL = 8
 """Examples to choose from."""
 _ATTEMPTS = 10
 """Replacements, each with a seed of its own where the step draws random numbers."""
-_FULL = 3
-"""Replacements for which all gradients are compared; for the others it is the values, and what the loss makes of
-them."""
+_FULL = 2
+"""Replacements in the first batch for which all gradients are compared; for the others it is the values, and what the
+loss makes of them."""
 _SEED = 20
 _WIDER = 20.0
 """Kernels for batches of different sizes round differently, by more than those for one size."""
@@ -158,7 +158,7 @@ class IndependenceProbe:
             self._check_more_replacements(tried)
             self._check_length()
             self._check_scale(tried[0], found)
-            self._check_memory(tried)
+            self._check_memory(tried[0])
         return self._layouts
 
     # Running the step.
@@ -304,14 +304,10 @@ class IndependenceProbe:
     def _check_replacements(self, tried: Sequence[Trial]) -> ExampleGradients:
         """Compare the gradients of the examples beside one that is replaced; returns those of the first batch."""
         first = self._gradients(tried[0].batch)
-        known: list[tuple[Sequence[Any], _Found]] = [(tried[0].batch, first)]
-        for trial in tried[:_FULL]:
-            reference = next((found for batch, found in known if _same(batch, trial.batch)), None)
-            if reference is None:
-                reference = self._gradients(trial.batch)
-                known.append((trial.batch, reference))
-            self._compare(trial, reference, self._gradients(trial.replaced), _SEED, steady=True)
         self._random = first.random
+        alike = [trial for trial in tried if _same(trial.batch, tried[0].batch)]
+        for trial in alike[:_FULL]:
+            self._compare(trial, first, self._gradients(trial.replaced), _SEED, steady=True)
         return first.gradients
 
     def _compare(self, trial: Trial, one: _Found, two: _Found, seed: int, *, steady: bool) -> None:
@@ -480,17 +476,17 @@ class IndependenceProbe:
 
     # Whether one batch leaves something to the next.
 
-    def _check_memory(self, tried: Sequence[Trial]) -> None:
-        for trial in tried[:2]:
-            one, two = (
-                self._trace(trial.batch, _SEED, steady=True, cut=True, before=before)[0]
-                for before in (trial.batch, trial.replaced)
-            )
-            if not self._suspicious(one, two):
-                continue
-            found = [self._gradients(trial.batch, before=before) for before in (trial.batch, trial.replaced)]
-            if bool(self._changed_examples(*found).any()):
-                raise refusals.remembers()
+    def _check_memory(self, trial: Trial) -> None:
+        """Compare the gradients of a batch after one batch and after another."""
+        one, two = (
+            self._trace(trial.batch, _SEED, steady=True, cut=True, before=before)[0]
+            for before in (trial.batch, trial.replaced)
+        )
+        if not self._suspicious(one, two):
+            return
+        found = [self._gradients(trial.batch, before=before) for before in (trial.batch, trial.replaced)]
+        if bool(self._changed_examples(*found).any()):
+            raise refusals.remembers()
 
 
 def _same(first: Sequence[Any], second: Sequence[Any]) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_privacy._lightning import LightningModule, Trainer
 from lightning_privacy.mechanisms.noise import NoiseSource, SeededNoiseWarning
+
+sys.path.insert(0, str(Path(__file__).parent))  # helper modules of this folder; importlib mode puts nothing there
 
 LIGHTNINGS_OWN = (
     "ignore:.*does not have many workers",
