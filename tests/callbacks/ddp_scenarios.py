@@ -43,9 +43,11 @@ class Watch(Callback):
     def __init__(self) -> None:
         self.gradients: list[torch.Tensor] = []
         self.sums: list[int] = []
+        self.wrapped: bool | None = None
         self._sum: Callable[..., Any] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.wrapped = trainer.model is not pl_module
         self._sum = original = torch.distributed.all_reduce
 
         def counted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -146,6 +148,7 @@ def fit(
         "validated_at": module.validated_at,
         "gradients": watch.gradients,
         "sums": watch.sums,
+        "wrapped": watch.wrapped,
         "forward": "forward" in vars(module),
         "distributed": trainer._accelerator_connector.use_distributed_sampler,
     }

@@ -122,6 +122,7 @@ def test_p28_one_sum_over_processes_in_a_step_and_none_in_a_microbatch(outcome: 
             result = outcome("same", rank)[case]
             numbers = result["weights"].numel()
             assert result["sums"] == [numbers] * result["steps"]
+            assert result["wrapped"] is False  # no reducer and no broadcast of buffers beside it
         accumulated = outcome("same", rank)["accumulated"]
         assert len(accumulated["seen"]) > accumulated["steps"]
     assert outcome("same-1")["plain"]["sums"] == []
@@ -149,9 +150,11 @@ def test_p18_a_draw_that_is_too_small_for_all_leaves_a_process_without_examples(
 
 
 def test_a_buffer_is_not_sent_around_and_taken_for_one_that_learns(outcome: Outcomes) -> None:
-    result = outcome("ways")["ways"]["buffer"]
-    assert result["caveats"] == outcome("same-1")["late"]["caveats"]
-    close(result["weights"], outcome("same-1")["late"]["weights"])
+    alone = outcome("same-1")["late"]
+    for rank in (0, 1):
+        result = outcome("ways", rank)["ways"]["buffer"]
+        assert result["caveats"] == alone["caveats"]
+        close(result["weights"], alone["weights"])
 
 
 @pytest.mark.parametrize(
