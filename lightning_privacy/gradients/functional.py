@@ -35,9 +35,10 @@ Example:
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -89,6 +90,15 @@ class FollowedParameters:
         self._data: dict[int, weakref.ref[Tensor]] = {}
         self._mode = _Mode(self)
 
+    @property
+    def active(self) -> bool:
+        """Whether calls of functions are followed at the moment."""
+        # Within a function that is being followed the mode is off, and so it is where a checkpoint recomputes.
+        recorder = self._recorder
+        if not recorder.armed or recorder.bypass:
+            return False
+        return self._mode in _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+
     def reset(self) -> None:
         """Forget what was made of parameters, and what was computed from a batch."""
         self.tracked = dict.fromkeys(self._names)
@@ -102,17 +112,13 @@ class FollowedParameters:
             arguments: what the batch is.
         """
         recorder = self._recorder
-        if not recorder.armed or recorder.bypass or self._watched():
+        if not recorder.armed or recorder.bypass or self.active:
             yield
             return
         for tensor in tensors_in(arguments):
             self.note(tensor)
-        with self._mode:
+        with _uncompiled(), self._mode:
             yield
-
-    def _watched(self) -> bool:
-        # Inside a function that is being followed the mode is off, as it is when a checkpoint recomputes in backward.
-        return self._mode in _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
 
     def note(self, tensor: Tensor) -> None:
         """Take note of a tensor that was computed from the batch."""
@@ -154,21 +160,31 @@ class FollowedParameters:
         """Stand in for a function that was called with something that is followed."""
         recorder = self._recorder
         if function in PLAIN or recorder.bypass or not recorder.armed or not torch.is_grad_enabled():
-            return function(*args, **kwargs)
+            return self.untouched(function, args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         followed = {id(leaf): self._followed(leaf) for leaf in tensors if id(leaf) in self.tracked}
         followed = {key: one for key, one in followed.items() if one.graph.requires_grad}
         if not followed:
-            return function(*args, **kwargs)
+            return self.untouched(function, args, kwargs)
         data = [leaf for leaf in tensors if id(leaf) not in followed and self.is_data(leaf)]
         if function in LIKE_OTHER and data:
             if id(args[0]) not in followed:
-                return function(*tree_unflatten(self._detached(leaves, followed), spec)[0], **kwargs)
+                return self.untouched(function, *tree_unflatten(self._detached(leaves, followed), spec))
             data = []
         if not data:
             return self._made(function, leaves, spec, followed)
         return self._meets(function, args, kwargs, followed, data)
+
+    def untouched(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function as it is, and note whether what it returns was computed from the batch."""
+        output = function(*args, **kwargs) if kwargs else function(*args)
+        if isinstance(output, Tensor):
+            if not output.requires_grad and not self.without_data((args, kwargs)):
+                self.note(output)
+        elif type(output) in _SEQUENCES and not self.without_data((args, kwargs)):
+            self.note_output(output)
+        return output
 
     def _followed(self, tensor: Tensor) -> Followed:
         known = self.tracked[id(tensor)]
@@ -272,6 +288,12 @@ class FollowedParameters:
         return operation.in_rows(followed, tensor.dim(), layout.dimension, tensor.shape[layout.dimension])
 
 
+def _uncompiled() -> AbstractContextManager[object]:
+    """Return a context in which compiled functions run as they were written; a compiled graph can't be followed."""
+    # What nobody has imported has compiled nothing.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
 def _has_rows(tensor: Tensor, rows: int) -> bool:
     return tensor.dim() > 0 and tensor.shape[0] == rows
 
@@ -321,13 +343,7 @@ class _Mode(TorchFunctionMode):
             for value in values:
                 if id(value) in tracked or (type(value) in _SEQUENCES and any(id(item) in tracked for item in value)):
                     return owner.called(func, args, kwargs)
-        output = func(*args, **kwargs) if kwargs else func(*args)
-        if isinstance(output, Tensor):
-            if not output.requires_grad and not owner.without_data((args, kwargs)):
-                owner.note(output)
-        elif type(output) in _SEQUENCES and func not in PLAIN and not owner.without_data((args, kwargs)):
-            owner.note_output(output)
-        return output
+        return owner.untouched(func, args, kwargs)
 
 
 _SEQUENCES = (tuple, list)

@@ -108,7 +108,7 @@ def refuse_unfit(module: nn.Module) -> None:
 
     Raises:
         ConfigurationError: it has no trainable parameter, or one that is not real floating point.
-        UnsupportedError: a layer couples examples, is compiled or scripted, or is wrapped by another
+        UnsupportedError: a layer couples examples, is scripted, or is wrapped by another
             privacy library; the message names the layer and the way out.
     """
     trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
@@ -126,11 +126,6 @@ def refuse_unfit(module: nn.Module) -> None:
     refuse_coupling_layers(module)
     for name, layer in module.named_modules():
         kind = type(layer).__name__
-        if hasattr(layer, "_orig_mod") or layer._compiled_call_impl is not None:
-            raise UnsupportedError(
-                f"layer '{name}' ({kind}) is compiled by torch.compile, which hides its layers from per-example "
-                "clipping. Train the uncompiled module (model._orig_mod) and compile it afterwards."
-            )
         if type(layer).__module__.startswith("torch.jit"):
             raise UnsupportedError(f"layer '{name}' ({kind}) is scripted; train the module it was made from")
         if kind.startswith("GradSampleModule"):

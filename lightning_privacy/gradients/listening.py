@@ -121,12 +121,13 @@ class Site:
         if not names or not self.recorder.listening():
             return original(*args, **kwargs)
         watch = self.recorder.watch
-        if watch is None:
+        if watch is None or not watch.active:
             return self.run(original, args, kwargs, names)
+        if watch.without_data((args, kwargs)):
+            # A layer of constants, or of parameters, makes one more tensor of parameters: positions looked up once
+            # for all examples. It is told apart by example where it meets the batch.
+            return original(*args, **kwargs)
         if watch.follows((args, kwargs)):
-            if watch.without_data((args, kwargs)):
-                # A layer of parameters alone makes one more tensor of parameters.
-                return original(*args, **kwargs)
             args, kwargs = watch.with_rows(self.name, args, kwargs)
         output = self.run(original, args, kwargs, names)
         if self.recorder.seen is not None:

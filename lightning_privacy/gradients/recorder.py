@@ -44,6 +44,10 @@ class Collector(Protocol):
 class Watch(Protocol):
     """What follows parameters that are used outside the layers; see :mod:`lightning_privacy.gradients.functional`."""
 
+    @property
+    def active(self) -> bool:
+        """Whether calls of functions are followed at the moment."""
+
     def reset(self) -> None:
         """Called where a micro-batch begins and where it ends."""
 

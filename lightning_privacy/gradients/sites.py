@@ -180,10 +180,6 @@ class _FallbackSite(Site):
     ) -> Any:
         """See :meth:`Site.run`."""
         recorder = self.recorder
-        if recorder.armed and recorder.watch is not None and recorder.watch.without_data((args, kwargs)):
-            # Nothing of the batch comes in, so the examples are still to be told apart by who uses the result.
-            with recorder.watch.watching(()):
-                return original(*args, **kwargs)
         if recorder.seen is not None:
             with recorder.bypassed():
                 return original(*args, **kwargs)
@@ -230,6 +226,16 @@ class _WatchedSite:
     def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with self.watch.watching((args, kwargs)):
             return original(*args, **kwargs)
+
+
+class _CalledPlainly:
+    """A compiled module: what it was made from has sites, which a compiled graph would not come by."""
+
+    def __init__(self, plain: Callable[..., Any]) -> None:
+        self.plain = plain
+
+    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.plain(*args, **kwargs)
 
 
 class _RootSite:
@@ -304,6 +310,13 @@ def _trainable(
     return own
 
 
+def _warn_uncompiled(name: str) -> None:
+    warnings.warn(
+        f"layer '{name}' is compiled by torch.compile; while its gradients are private it runs uncompiled",
+        stacklevel=4,
+    )
+
+
 def install(module: nn.Module, recorder: Recorder, private: Container[int]) -> None:
     """Put a site at every layer of ``module`` that has private parameters.
 
@@ -322,10 +335,16 @@ def install(module: nn.Module, recorder: Recorder, private: Container[int]) -> N
         handler: _Handler | None = site
         if isinstance(site, _FallbackSite) and next(layer.children(), None) is not None:
             handler = _WatchedSite(watch)
+        if "_orig_mod" in layer._modules:  # torch.compile(layer)
+            _warn_uncompiled(name)
+            handler = _CalledPlainly(layer._modules["_orig_mod"])
         if layer is module:
             intercept(layer, _RootSite(module, recorder, handler, "forward"))
         elif handler is not None:
             intercept(layer, handler)
+        if layer._compiled_call_impl is not None:  # layer.compile()
+            _warn_uncompiled(name)
+            intercept(layer, _CalledPlainly(layer._call_impl), "_compiled_call_impl")
     for method in _STEPS:
         if callable(getattr(module, method, None)):
             intercept(module, _RootSite(module, recorder, None, method), method)

@@ -249,11 +249,11 @@ def test_input_without_the_batch_first_is_refused(shape: tuple[int, ...]) -> Non
 
 
 def test_output_that_sums_over_examples_is_refused() -> None:
-    class Summed(Scale):
+    class Summed(Stateful):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).sum()
 
-    model = Summed(5).double()
+    model = Summed().double()
     engine = engine_for(model)
     engine.arm(batch_size=6, step=0)
     with pytest.raises(UnsupportedError, match="single example"):

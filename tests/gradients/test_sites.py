@@ -455,15 +455,54 @@ def forward_plain(m: nn.ModuleDict, x: Tensor, blocks: int, head: bool) -> Tenso
     return m["head"](x) if head else x
 
 
-def test_p08_compiled_modules_are_refused() -> None:
-    compiled = torch.compile(nn.Linear(5, 3))
-    for model in (compiled, nn.Sequential(nn.Linear(5, 5), compiled)):
-        with pytest.raises(UnsupportedError, match=r"torch\.compile.*_orig_mod"):
-            engine_for(model)
-    in_place = nn.Sequential(nn.Linear(5, 3))
-    in_place[0].compile()
-    with pytest.raises(UnsupportedError, match=r"layer '0' .*torch\.compile"):
-        engine_for(in_place)
+def _compiled_in_place(layer: nn.Module) -> nn.Module:
+    layer.compile()
+    return layer
+
+
+Wrap = Callable[[nn.Module], nn.Module]
+COMPILED: dict[str, Callable[[Wrap], nn.Module]] = {
+    "network": lambda wrap: wrap(_mlp()),
+    "layer": lambda wrap: nn.Sequential(wrap(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3)),
+    "block": lambda wrap: nn.Sequential(wrap(_mlp()), nn.Linear(3, 3)),
+    "in a checkpoint": lambda wrap: Function(
+        lambda m, x: checkpoint(m["net"], x, use_reentrant=False), net=wrap(_mlp())
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*runs uncompiled:UserWarning")
+@pytest.mark.parametrize("make", COMPILED.values(), ids=COMPILED)
+@pytest.mark.parametrize("wrap", [torch.compile, _compiled_in_place], ids=["compiled", "in place"])
+def test_p08_compiled_modules_run_uncompiled_while_attached(make: Callable[[Wrap], nn.Module], wrap: Wrap) -> None:
+    compiled, plain, x = make(wrap).double(), make(lambda module: module).double(), _normal(4, 5)
+    plain.load_state_dict({key.replace("_orig_mod.", ""): value for key, value in compiled.state_dict().items()})
+    expected = clipped_sum(example_gradients(plain, slices((x,)), outputs_loss), 0.3)
+
+    def callables() -> list[Any]:
+        return [vars(layer).get(name) for layer in compiled.modules() for name in ("forward", "_compiled_call_impl")]
+
+    before = callables()
+    assert relative_error(private_sum(compiled, (x,), outputs_loss, 0.3), expected) < 1e-9
+    assert callables() == before
+
+
+def test_p08_compiled_modules_are_named_in_a_warning() -> None:
+    with pytest.warns(UserWarning, match="layer '0' is compiled.*runs uncompiled"):
+        engine_for(nn.Sequential(torch.compile(nn.Linear(5, 3))))
+
+
+def test_p08_compiled_functions_are_right() -> None:
+    model, x = _mlp(), _normal(4, 5)
+
+    @torch.compile
+    def scaled(x: Tensor) -> Tensor:
+        return model[2](torch.tanh(model[0](x))) @ model[2].weight
+
+    network = Function(lambda _, x: scaled(x), net=model)
+    plain = Function(lambda m, x: m["net"][2](torch.tanh(m["net"][0](x))) @ m["net"][2].weight, net=model)
+    expected = clipped_sum(example_gradients(plain, slices((x,)), outputs_loss), 0.3)
+    assert relative_error(private_sum(network, (x,), outputs_loss, 0.3), expected) < 1e-9
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
