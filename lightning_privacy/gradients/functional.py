@@ -179,12 +179,26 @@ class FollowedParameters:
     def untouched(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function as it is, and note whether what it returns was computed from the batch."""
         output = function(*args, **kwargs) if kwargs else function(*args)
-        if isinstance(output, Tensor):
-            if not output.requires_grad and not self.without_data((args, kwargs)):
-                self.note(output)
-        elif type(output) in _SEQUENCES and not self.without_data((args, kwargs)):
+        kind = type(output)
+        if kind is Tensor:
+            if not output.requires_grad and self._any_data(args, kwargs):
+                self._data[id(output)] = weakref.ref(output)
+        elif kind not in _PLAIN_TYPES and isinstance(output, Tensor | tuple | list) and self._any_data(args, kwargs):
             self.note_output(output)
         return output
+
+    def _any_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Return whether the batch is among the arguments; as ``without_data``, for the many calls of functions."""
+        noted = self._data
+        for value in args:
+            kind = type(value)
+            if kind is Tensor:
+                known = noted.get(id(value))
+                if (known is not None and known() is value) or (value.requires_grad and id(value) not in self.tracked):
+                    return True
+            elif kind not in _PLAIN_TYPES and not self.without_data(value):
+                return True
+        return bool(kwargs) and not self.without_data(kwargs)
 
     def _followed(self, tensor: Tensor) -> Followed:
         known = self.tracked[id(tensor)]
@@ -239,6 +253,11 @@ class FollowedParameters:
             self._recorder,
             {name: self._parameters[name] for name in names},
         )
+        if any(isinstance(leaf, nn.Parameter) for leaf in data):
+            raise UnsupportedError(
+                f"{operation.name} is called with a public parameter as well, which is neither the batch nor private; "
+                "give the private part the output of a public layer, or declare both private"
+            )
         layouts = {id(leaf): self._layout(f"{operation.name}, operand {k}", leaf) for k, leaf in enumerate(data)}
         if self._recorder.seen is not None:
             call = MixedCall(operation, function, args, kwargs, followed, {})
@@ -338,12 +357,16 @@ class _Mode(TorchFunctionMode):
     ) -> Any:
         owner = self._owner
         tracked = owner.tracked
-        kwargs = kwargs or {}
-        for values in (args, kwargs.values()) if kwargs else (args,):
-            for value in values:
-                if id(value) in tracked or (type(value) in _SEQUENCES and any(id(item) in tracked for item in value)):
-                    return owner.called(func, args, kwargs)
+        kwargs = kwargs or _NO_KEYWORDS
+        for value in args:
+            if id(value) in tracked or (type(value) in _SEQUENCES and any(id(item) in tracked for item in value)):
+                return owner.called(func, args, kwargs)
+        for value in kwargs.values():
+            if id(value) in tracked or (type(value) in _SEQUENCES and any(id(item) in tracked for item in value)):
+                return owner.called(func, args, kwargs)
         return owner.untouched(func, args, kwargs)
 
 
-_SEQUENCES = (tuple, list)
+_NO_KEYWORDS: dict[str, Any] = {}
+_SEQUENCES = frozenset({tuple, list})
+_PLAIN_TYPES = frozenset({int, float, bool, str, slice, type(None), type(...), torch.Size, torch.dtype, torch.device})

@@ -158,7 +158,7 @@ class MixedCall:
             or not isinstance(index, tuple)
             or not isinstance(whole, slice)
             or whole != slice(None)
-            or any(isinstance(part, Tensor) for part in index)
+            or not all(part is None or part is ... or isinstance(part, int | slice) for part in index)
         ):
             raise self._unsupported("only x[:, ...] = parameter can be told apart by example; use torch.where or cat")
         dimensions = x.detach()[index].dim()

@@ -97,6 +97,14 @@ class _CompositeSite(Site):
         self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], names: frozenset[str]
     ) -> Any:
         """See :meth:`Site.run`."""
+        recorder = self.recorder
+        unknown = recorder.armed and recorder.seen is None and self.name not in recorder.layouts
+        if unknown and getattr(self.layer, "batch_first", True) is False:
+            raise UnsupportedError(
+                f"layer '{self.name}' ({type(self.layer).__name__}) takes time first, and whether the batch really is in "
+                "the second dimension of what it gets can't be told here: a batch put first would be mixed along time. "
+                "Set batch_first=True, or train with DifferentialPrivacy(probe=True), which finds out"
+            )
         detached = {key: p.detach() for key, p in self.layer.named_parameters(remove_duplicate=False)}
         with self.recorder.bypassed():
             return self.rule.forward(self.layer, detached, partial(self.tap, names), *args, **kwargs)
@@ -106,6 +114,12 @@ class _CompositeSite(Site):
         layout = self.recorder.place(self.name, output.shape, 1)
         if layout is None:
             return output
+        if layout.dimension not in (0, None):
+            raise UnsupportedError(
+                f"layer '{self.name}' ({type(self.layer).__name__}) has the examples of the batch where it expects time: "
+                "what it gets doesn't agree with its batch_first, so it would mix them; set batch_first, or swap the "
+                "first two dimensions of its input"
+            )
         use = Use(self.recorder.generation, kept, layout, names)
         return self.hooked(output, use, partial(self.receive, contributions))
 
@@ -174,12 +188,23 @@ class _FallbackSite(Site):
     def __init__(self, name: str, layer: nn.Module, recorder: Recorder, parameters: dict[str, nn.Parameter]) -> None:
         super().__init__(name, layer, recorder, parameters)
         self.looped = False
+        self.followed = True
 
     def run(
         self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], names: frozenset[str]
     ) -> Any:
         """See :meth:`Site.run`."""
         recorder = self.recorder
+        # By itself this module sees one example at a time, so it can't mix them. Once a probe has looked for that,
+        # following its parameters through the functions it calls is faster and knows every place of the batch.
+        if self.followed and recorder.watch is not None and recorder.watch.active:
+            if recorder.seen is not None:
+                return original(*args, **kwargs)
+            if recorder.layouts:
+                try:
+                    return original(*args, **kwargs)
+                except UnsupportedError:
+                    self.followed = False
         if recorder.seen is not None:
             with recorder.bypassed():
                 return original(*args, **kwargs)
