@@ -126,6 +126,9 @@ class _Rehearsing:
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if self._backward:
             self.backward(loss, *args, **kwargs)  # type: ignore[attr-defined]
+        for parameter in self._optimized():
+            if parameter.grad is None:  # a private gradient would be there for the step to look at
+                parameter.grad = torch.zeros_like(parameter)
 
     def toggle_optimizer(self, optimizer: Any) -> None:
         chosen = {id(p) for group in optimizer.param_groups for p in group["params"]}

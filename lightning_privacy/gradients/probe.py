@@ -151,10 +151,12 @@ class IndependenceProbe:
         """
         with untouched_generators(self._devices):
             tried = trials(self._pool, _ATTEMPTS)
-            plain = self._plain(tried[0].batch, steady=True)
+            plain, public = self._plain(tried[0].batch)
             self._find_layouts(tried[0])
             found = self._check_replacements(tried)
             self._check_total(tried[0], plain, found)
+            if self._public:
+                self._check_public(public, self._plain(tried[0].replaced)[1])
             self._check_more_replacements(tried)
             self._check_length()
             self._check_scale(tried[0], found)
@@ -186,9 +188,9 @@ class IndependenceProbe:
         rows = examples if self._views == 1 else [view for example in examples for view in example]
         self._step(module, [copy.deepcopy(row) for row in rows], backward)
 
-    def _plain(self, examples: Sequence[Any], *, steady: bool) -> dict[str, Tensor]:
+    def _plain(self, examples: Sequence[Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Run the step as it is; whatever is wrong with it comes out here first."""
-        with self._ready(_SEED, steady=steady) as (module, _), plain_gradients(module, self._public) as gradients:
+        with self._ready(_SEED, steady=True) as (module, _), plain_gradients(module, self._public) as gradients:
             try:
                 self._call(module, examples)
             except Exception as error:
@@ -402,6 +404,16 @@ class IndependenceProbe:
         if self._random:
             return  # the layers that run example by example may have drawn other numbers
         raise refusals.unexplained(worst)
+
+    def _check_public(self, one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
+        """Compare the gradients of public parameters next to an example and next to another."""
+        for name in sorted(one.keys() | two.keys()):
+            first, second = one.get(name), two.get(name)
+            if first is None or second is None:
+                raise refusals.reaches_public(name)
+            rows = first.reshape(1, -1), second.reshape(1, -1)
+            if bool(changed_rows(*rows, tolerance=self._tolerance).any()):
+                raise refusals.reaches_public(name)
 
     def _differing_layer(self, trial: Trial) -> str | None:
         """Return the first layer that returns something else when it runs on the examples one by one."""

@@ -152,6 +152,7 @@ class _Sum:
 
     def __init__(self, module: nn.Module, public: Collection[str]) -> None:
         self.kept: dict[str, Tensor] = {}
+        self.of_public: dict[str, Tensor] = {}
         self.arrived: dict[str, Tensor] = {}
         self.in_backward = self.for_public = False
         self.handles = [
@@ -165,11 +166,10 @@ class _Sum:
             if not self.in_backward:
                 self.in_backward = True
                 torch.autograd.Variable._execution_engine.queue_callback(self.end)
-            if public:
-                self.for_public = True
-            else:
-                before = self.arrived.get(name)
-                self.arrived[name] = gradient.detach().clone() if before is None else before + gradient.detach()
+            self.for_public = self.for_public or public
+            total = self.of_public if public else self.arrived
+            before = total.get(name)
+            total[name] = gradient.detach().clone() if before is None else before + gradient.detach()
 
         return hook
 
@@ -181,8 +181,10 @@ class _Sum:
 
 
 @contextmanager
-def plain_gradients(module: nn.Module, public: Collection[str] = ()) -> Iterator[dict[str, Tensor]]:
-    """Take the gradients that autograd alone gives the parameters in the block, by name.
+def plain_gradients(
+    module: nn.Module, public: Collection[str] = ()
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Take the gradients that autograd alone gives the parameters in the block, by name; those of public ones apart.
 
     Args:
         module: the network.
@@ -190,7 +192,7 @@ def plain_gradients(module: nn.Module, public: Collection[str] = ()) -> Iterator
     """
     total = _Sum(module, public)
     try:
-        yield total.kept
+        yield total.kept, total.of_public
     finally:
         for handle in total.handles:
             handle.remove()

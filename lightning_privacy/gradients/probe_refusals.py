@@ -19,6 +19,7 @@ __all__ = [
     "no_layout",
     "not_a_mean",
     "not_per_example",
+    "reaches_public",
     "remembers",
     "unexplained",
     "varying_path",
@@ -93,6 +94,15 @@ def mixed_by_loss() -> UnsupportedError:
         "divisor depends on the batch; contrastive losses, in-batch negatives and batch statistics compare examples. "
         "Average one loss for each example: cross_entropy(..., weight=w, reduction='none').mean() divides by a "
         "constant; divide tokens by their number in the example, or by a fixed length." + _WHY
+    )
+
+
+def reaches_public(name: str) -> UnsupportedError:
+    """Return the refusal of a step in which the gradient of the public parameter ``name`` depends on an example."""
+    return UnsupportedError(
+        f"the independence probe replaced an example, and the gradient of '{name}' changed, which is declared public: "
+        "nothing clips it and adds noise, so the data must not reach it. Take it out of public, or take the data out "
+        "of the losses that train it."
     )
 
 
