@@ -20,9 +20,6 @@ from lightning_privacy.errors import ConfigurationError
 
 __all__ = ["public_parameters", "releases_per_step"]
 
-# What a strong Wolfe line search of torch.optim.LBFGS may evaluate beyond max_eval, before it looks at it.
-_LINE_SEARCH = 25
-
 
 def public_parameters(module: nn.Module, parts: Sequence[str]) -> list[str]:
     """Return the names of the parameters that belong to ``parts``.
@@ -49,10 +46,8 @@ def public_parameters(module: nn.Module, parts: Sequence[str]) -> list[str]:
 
 
 def releases_per_step(optimizers: Iterable[Optimizer]) -> int:
-    """Return how many gradients one step may need at most: several for optimizers that search along a line."""
-    most = 1
-    for optimizer in optimizers:
-        if isinstance(optimizer, torch.optim.LBFGS):
-            group = optimizer.param_groups[0]
-            most = max(most, group["max_eval"] + (_LINE_SEARCH if group["line_search_fn"] is not None else 0))
-    return most
+    """Return how many gradients one step may need at most: several for L-BFGS."""
+    return max(
+        (o.param_groups[0]["max_eval"] for o in optimizers if isinstance(o, torch.optim.LBFGS)),
+        default=1,
+    )

@@ -20,9 +20,11 @@ Example:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -125,8 +127,11 @@ class StepGuard:
         def run() -> Any:
             result = closure()
             self.check(optimizer)
-            return result
+            return next(descent) if descent is not None else result
 
+        # L-BFGS ends its search where the loss stops to change. The loss is a function of the private data without
+        # noise, so it gets numbers that fall for ever, and decides by the private gradient alone.
+        descent = itertools.count(0.0, -1.0) if isinstance(optimizer, torch.optim.LBFGS) else None
         return run
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -336,8 +336,9 @@ class _Refusing:
         stand_in.grad = None
         raise PrivacyViolation(
             f"parameter '{self._name}' received a gradient in a way that can't be followed: through a torch.autograd."
-            "Function, scripted code, a penalty on the weights or a tensor kept from an earlier batch. Compute with it "
-            "by functions of torch, put it into a module, or use the optimizer's weight_decay instead of a penalty."
+            "Function, scripted code, a penalty on the weights, a tensor kept from an earlier batch or a second backward "
+            "of the same batch. Compute with it by functions of torch or put it into a module, use the optimizer's "
+            "weight_decay instead of a penalty, and add losses up before one backward."
         )
 
 

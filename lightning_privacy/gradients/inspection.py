@@ -161,6 +161,13 @@ def refuse_optimizer(optimizer: Optimizer, module: nn.Module, *, releases_again:
             "other that needs one gradient per step; DifferentialPrivacy takes it where each batch is the whole data "
             "set (batch_size = number of examples)"
         )
+    if isinstance(optimizer, torch.optim.LBFGS) and any(
+        g["line_search_fn"] is not None for g in optimizer.param_groups
+    ):
+        raise UnsupportedError(
+            f"the optimizer {kind} has a line search, which compares losses of the private data that have no noise; "
+            "set line_search_fn=None"
+        )
     known = {id(parameter) for parameter in module.parameters()}
     foreign = [
         f"{tuple(parameter.shape)} in group {number}"

@@ -24,8 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_privacy.gradients.contributions import Contribution, Dense, Outer, Pair
-from lightning_privacy.gradients.convolution import ConvContribution
+from lightning_privacy.gradients.contributions import Contribution
 
 __all__ = ["FIRST", "Layout", "Layouts", "fold", "infer_layout", "spread"]
 
@@ -108,19 +107,4 @@ def fold(contribution: Contribution, examples: int, rows: int) -> Contribution:
         examples: number of examples.
         rows: number of rows, a multiple of it.
     """
-    if rows == examples:
-        return contribution
-    each = rows // examples if examples else 1
-    if isinstance(contribution, Outer) and contribution.pairs:
-        return Outer([_fold_pair(pair, examples, each) for pair in contribution.pairs], contribution.shape)
-    if isinstance(contribution, ConvContribution):
-        return contribution.folded(each)
-    values = contribution.per_example()
-    return Dense(values.reshape(examples, each, *values.shape[1:]).sum(1))
-
-
-def _fold_pair(pair: Pair, examples: int, each: int) -> Pair:
-    left, right = (
-        factor.reshape(examples, each * factor.shape[1], *factor.shape[2:]) for factor in (pair.left, pair.right)
-    )
-    return Pair(left, right)
+    return contribution if rows == examples else contribution.folded(rows // examples)

@@ -101,9 +101,9 @@ class _CompositeSite(Site):
         unknown = recorder.armed and recorder.seen is None and self.name not in recorder.layouts
         if unknown and getattr(self.layer, "batch_first", True) is False:
             raise UnsupportedError(
-                f"layer '{self.name}' ({type(self.layer).__name__}) takes time first, and whether the batch really is in "
-                "the second dimension of what it gets can't be told here: a batch put first would be mixed along time. "
-                "Set batch_first=True, or train with DifferentialPrivacy(probe=True), which finds out"
+                f"layer '{self.name}' ({type(self.layer).__name__}) takes time first, and whether the batch really is "
+                "in the second dimension of what it gets can't be told here: a batch put first would be mixed along "
+                "time. Set batch_first=True, or train with DifferentialPrivacy(probe=True), which finds out"
             )
         detached = {key: p.detach() for key, p in self.layer.named_parameters(remove_duplicate=False)}
         with self.recorder.bypassed():
@@ -116,9 +116,9 @@ class _CompositeSite(Site):
             return output
         if layout.dimension not in (0, None):
             raise UnsupportedError(
-                f"layer '{self.name}' ({type(self.layer).__name__}) has the examples of the batch where it expects time: "
-                "what it gets doesn't agree with its batch_first, so it would mix them; set batch_first, or swap the "
-                "first two dimensions of its input"
+                f"layer '{self.name}' ({type(self.layer).__name__}) has the examples of the batch where it expects "
+                "time: what it gets doesn't agree with its batch_first, so it would mix them; set batch_first, or swap "
+                "the first two dimensions of its input"
             )
         use = Use(self.recorder.generation, kept, layout, names)
         return self.hooked(output, use, partial(self.receive, contributions))
