@@ -20,7 +20,8 @@ import torch
 
 from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
 
-pytestmark = pytest.mark.timeout(900)
+# In one worker: what all tests look at is computed once, by processes of its own.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ddp")]
 
 SCRIPT = Path(__file__).with_name("ddp_scenarios.py")
 SCENARIOS = [
@@ -32,10 +33,12 @@ SIZE, BATCH, STEPS = 37, 5, 8
 RATE = BATCH / SIZE
 
 
-def start(*command: str) -> None:
+def start(*command: str, folder: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "PL_"))}
     environment |= {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, timeout=800, check=False)
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, cwd=folder, capture_output=True, timeout=800, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()[-3000:]
 
 
@@ -61,7 +64,7 @@ class Outcomes:
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     folder = tmp_path_factory.mktemp("ddp")
-    start(str(SCRIPT), str(folder), *SCENARIOS)
+    start(str(SCRIPT), str(folder), *SCENARIOS, folder=folder)
     return Outcomes(folder)
 
 
@@ -267,7 +270,8 @@ def test_p26_the_program_is_told_when_what_its_processes_spent_is_lost(outcome: 
 
 
 def test_torchrun(outcome: Outcomes, tmp_path: Path) -> None:
-    start("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT), str(tmp_path))
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    start(*launch, str(SCRIPT), str(tmp_path), folder=tmp_path)
     for rank in (0, 1):
         result = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
         close(result["weights"], outcome("same-1")["plain"]["weights"])
