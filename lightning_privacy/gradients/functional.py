@@ -337,8 +337,8 @@ class _Refusing:
         raise PrivacyViolation(
             f"parameter '{self._name}' received a gradient in a way that can't be followed: through a torch.autograd."
             "Function, scripted code, a penalty on the weights, a tensor kept from an earlier batch or a second "
-            "backward of the same batch. Compute with it by functions of torch or put it into a module, use weight_decay "
-            "in place of a penalty, and add losses up before one backward."
+            "backward of the same batch. Compute with it by functions of torch or put it into a module, use "
+            "weight_decay in place of a penalty, and add losses up before one backward."
         )
 
 
