@@ -53,8 +53,8 @@ ROWS = {
             "24 configurations, each trained once on 50,000 of the training images (6 of them on 12,000) and "
             "compared on 10,000 (8,000) others of the training images, never on the test: 15 linear "
             "(normalisation, order 2 relative to order 1, centred features, upright digits, learning rate 2 to "
-            "80, bound 0.01 or 0.1, 15 to 50 epochs), 3 with a convolution on the features, 6 with digits "
-            "magnified or not. Their privacy is not accounted."
+            "80, bound 0.01 or 0.1, 15 to 50 epochs), 3 with a convolution on the features (2 cut short), 6 with "
+            "digits magnified or not. Their privacy is not accounted."
         ),
     ),
     "fashion_mnist": Row(
