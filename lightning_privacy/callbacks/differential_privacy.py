@@ -89,8 +89,8 @@ class DifferentialPrivacy(Callback):
     over the processes takes the place of DDP's average, and one process adds the noise.
 
     The loss must be the mean over the batch of one loss per example: with a mean weighted by what the batch holds, an
-    example changes what the others add, and epsilon is not what is reported. A sum is private, as the number of
-    examples drawn does not depend on what they are, but clips gradients that are larger by that number.
+    example changes what the others add, and epsilon is not what is reported. A sum would clip gradients that are larger
+    by the number of examples drawn. The probe refuses both.
 
     Args:
         delta: Probability with which the guarantee may fail, in (0, 1); below 1 / number of examples.

@@ -434,7 +434,7 @@ FAULTS = [
         attention_over_batch,
         lambda: attention(batch_first=False),
         examples=sequences,
-        says=MEETS + "layer 'attention'",
+        says="layer 'attention' .* mix",
         pitfall="p03",
     ),
     Case(
@@ -454,7 +454,7 @@ FAULTS = [
         time_first_as_batch_first,
         lambda: recurrent(batch_first=True),
         examples=four_steps,
-        says="mixe[ds]",
+        says="layer 'rnn' .* mix",
         pitfall="p03",
     ),
     Case(

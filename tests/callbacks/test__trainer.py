@@ -254,3 +254,43 @@ def test_step_that_takes_an_iterator_is_recognised(tiny: Any) -> None:
             return self.loss(next(dataloader_iter)[0])
 
     assert probed(tiny, "on_train_start", internals.uses_dataloader_iter, module=Fetches()) == [True]
+
+
+def test_batches_go_through_the_hooks_of_the_module_that_is_asked(tiny: Any) -> None:
+    class Hooked(tiny.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name, self.called = name, []
+
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            self.called.append("before")
+            return [*batch, self.name]
+
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            self.called.append("after")
+            return batch
+
+    other = Hooked("other")
+    own = Hooked("own")
+    own.training_step = lambda batch, batch_idx: own.loss(batch)
+    moved = probed(
+        tiny,
+        "on_train_start",
+        lambda trainer: internals.move_batch(trainer, other, [torch.ones(2, dtype=torch.float64)]),
+        module=own,
+    )
+    assert moved[0][1] == "other"
+    assert torch.equal(moved[0][0], torch.ones(2, dtype=torch.float64))
+    assert other.called == ["before", "after"]
+
+
+def test_arguments_of_a_step_that_takes_no_number_of_the_batch(tiny: Any) -> None:
+    class Short(tiny.Module):
+        def training_step(self, batch: Any) -> Any:
+            return self.loss(batch)
+
+    def arguments(trainer: Any) -> Any:
+        return internals.step_arguments(trainer, "batch", 3)
+
+    assert probed(tiny, "on_train_start", arguments) == [["batch", 3]]
+    assert probed(tiny, "on_train_start", arguments, module=Short()) == [["batch"]]

@@ -21,6 +21,7 @@ from lightning_privacy.gradients.probe_gradients import example_gradients, plain
 from lightning_privacy.gradients.probe_randomness import seeded, untouched_generators, without_dropout
 from lightning_privacy.gradients.probe_rows import changed_rows, rows_of, tolerance_for
 from lightning_privacy.gradients.probe_trace import first_change, places_of_examples, traced
+from lightning_privacy.gradients.rules.linear import LinearRule
 
 
 def data(count: int = 8, size: int = 4) -> list[Any]:
@@ -115,6 +116,18 @@ def test_p04_mixing_in_half_of_the_batches_is_missed_in_less_than_one_run_of_a_h
             continue
         missed += 1
     assert missed <= 4
+
+
+def test_p06_a_gradient_that_the_layers_do_not_account_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that forgets a part stands in for whatever reaches a parameter past its layer."""
+    complete = LinearRule.contributions
+
+    def forgetful(self: LinearRule, module: Any, kept: Tensor, gradient: Tensor, names: Any) -> Any:
+        return complete(self, module, kept * (torch.arange(kept.shape[-1]) > 0), gradient, names)
+
+    monkeypatch.setattr(LinearRule, "contributions", forgetful)
+    with pytest.raises(UnsupportedError, match=r"differ in (0.weight, 2.weight|2.weight, 0.weight): part of the"):
+        run(entropy)
 
 
 def test_p24_a_public_part_that_the_data_reaches_is_refused() -> None:
