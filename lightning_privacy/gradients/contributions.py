@@ -8,7 +8,8 @@ them needs the per-example gradient in memory is its own affair.
 - :class:`Outer` is a sum of outer products ``g_i = sum_t left_it right_it^T``, the gradient of every linear map and
   of every embedding (whose left factor is a one-hot row). Its norm comes from two T x T Gram matrices
   (Goodfellow 2015 for T = 1; Li et al. 2022, "Large Language Models Can Be Strong Differentially Private Learners",
-  section 4, for T > 1) or from the instantiated gradient, whichever costs less.
+  section 4, for T > 1) or from the instantiated gradient, whichever costs less. Instantiated gradients stay in
+  memory for the sum if they take no more of it than the factors; otherwise they exist a few examples at a time.
 
 Example:
     >>> import torch
@@ -27,11 +28,27 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor
 
-__all__ = ["Contribution", "Dense", "Outer", "Pair", "checked_gram_norms", "merge", "squared_row_norms"]
+__all__ = [
+    "Contribution",
+    "Dense",
+    "Outer",
+    "Pair",
+    "checked_gram_norms",
+    "examples_at_once",
+    "has_cheap_sync",
+    "merge",
+    "squared_row_norms",
+]
 
 # What it costs to write an element, take its norm and sum it up, in multiply-adds of a matrix product (measured on
 # x86 with oneDNN and MKL; only speed depends on it).
 _MEMORY_COST = 25.0
+# The same without the sum, for a few examples that stay in cache.
+_CACHED_COST = 10.0
+# Elements that temporary tensors have at most where work is done in parts: on a CPU they should stay in its cache,
+# on other devices a part must be large enough to keep them busy.
+_PART_ELEMENTS = 2**19
+_DEVICE_PART_ELEMENTS = 2**26
 # Length over which squares are added up in one go.
 _BLOCK = 512
 # Above this many elements a per-example gradient is not instantiated while there is another way.
@@ -91,6 +108,22 @@ def squared_row_norms(values: Tensor) -> Tensor:
     if values.shape[1] > blocks * _BLOCK:
         total = total + torch.linalg.vector_norm(values[:, blocks * _BLOCK :], dim=1).square()
     return total
+
+
+def examples_at_once(elements_each: int, device: torch.device) -> int:
+    """Return over how many examples to work at a time, at least 1.
+
+    Args:
+        elements_each: size of the temporary tensors that an example needs.
+        device: where they are.
+    """
+    most = _PART_ELEMENTS if has_cheap_sync(device) else _DEVICE_PART_ELEMENTS
+    return max(1, most // max(1, elements_each))
+
+
+def has_cheap_sync(device: torch.device) -> bool:
+    """Return whether Python may look at values on ``device`` without waiting for work that is under way."""
+    return device.type == "cpu"
 
 
 def _rows(mask: Tensor, like: Tensor) -> Tensor:
@@ -163,19 +196,15 @@ class Outer(Contribution):
         """See :meth:`Contribution.squared_norms`."""
         if len(self.pairs) == 1 and self.pairs[0].right.shape[1] == 1:
             return self._single_position_norms(self.pairs[0])
-        if self._instantiation_is_cheaper():
-            self._instantiated = Dense(self.per_example())
-            self.pairs = []
-            return self._instantiated.squared_norms()
-        total: Tensor | None = None
-        for index, first in enumerate(self.pairs):
-            for second in self.pairs[index:]:
-                term = (_left_products(first, second) * _products(first.right, second.right)).sum((1, 2))
-                term = term if first is second else 2 * term
-                total = term if total is None else total + term
-        if total is None:
-            raise ValueError("an outer contribution needs at least one pair")
-        return checked_gram_norms(total, self._reach(), self._chosen_norms)
+        if len(self.pairs) == 1 and self.pairs[0].one_hot:
+            return _lookup_norms(self.pairs[0])
+        if not self._instantiation_is_cheaper():
+            return self._gram_norms()
+        if not self._fits():
+            return self._norms_in_parts()
+        self._instantiated = Dense(self.per_example())
+        self.pairs = []
+        return self._instantiated.squared_norms()
 
     def add_weighted_sum(self, out: Tensor, weights: Tensor) -> None:
         """See :meth:`Contribution.add_weighted_sum`."""
@@ -269,18 +298,58 @@ class Outer(Contribution):
             right = right * torch.linalg.vector_norm(pair.left, dim=(1, 2)).square()
         return right
 
+    def _gram_norms(self) -> Tensor:
+        total: Tensor | None = None
+        for index, first in enumerate(self.pairs):
+            for second in self.pairs[index:]:
+                term = (_left_products(first, second) * _products(first.right, second.right)).sum((1, 2))
+                term = term if first is second else 2 * term
+                total = term if total is None else total + term
+        if total is None:
+            raise ValueError("an outer contribution needs at least one pair")
+        return checked_gram_norms(total, self._reach(), self._chosen_norms)
+
+    def _norms_in_parts(self) -> Tensor:
+        """Instantiate the gradients of a few examples at a time, for their norms only."""
+        examples = self.pairs[0].right.shape[0]
+        step = examples_at_once(self.shape[0] * self.shape[1], self.pairs[0].right.device)
+        norms = [self.pairs[0].right.new_zeros(0)]
+        for start in range(0, examples, step):
+            pairs = [Pair(pair.left[start : start + step], pair.right[start : start + step]) for pair in self.pairs]
+            norms.append(Dense(Outer(pairs, self.shape).per_example()).squared_norms())
+        return torch.cat(norms)
+
+    def _fits(self) -> bool:
+        """Return whether all instantiated gradients take no more memory than the factors."""
+        instantiated = self.pairs[0].right.shape[0] * self.shape[0] * self.shape[1]
+        factors = sum(factor.numel() for pair in self.pairs for factor in (pair.left, pair.right))
+        return instantiated <= min(factors, _MAX_ELEMENTS)
+
     def _instantiation_is_cheaper(self) -> bool:
+        """Compare multiply-adds per example, for norm and sum, with those of Gram matrices."""
+        # Checking Gram norms means looking at them.
+        if not has_cheap_sync(self.pairs[0].right.device):
+            return True
         elements = self.shape[0] * self.shape[1]
-        if self.pairs[0].right.shape[0] * elements > _MAX_ELEMENTS:
-            return False
         dense = sum(pair.right.shape[1] for pair in self.pairs if not pair.one_hot)
-        instantiated = (dense + _MEMORY_COST) * elements
         gram = float(dense * elements)
         for first, second in combinations_with_replacement(self.pairs, 2):
             products = first.right.shape[1] * second.right.shape[1]
             width = self.shape[1] + (0 if first.one_hot or second.one_hot else self.shape[0])
             gram += products * (width + _MEMORY_COST)
-        return instantiated < gram
+        kept, in_parts = dense + _MEMORY_COST, 2 * dense + _CACHED_COST
+        return (kept if self._fits() else in_parts) * elements < gram
+
+
+def _lookup_norms(pair: Pair) -> Tensor:
+    """Return the squared norms of one-hot products: positions that looked up the same row are added up, once each."""
+    batch, positions = pair.left.shape
+    same = pair.left.unsqueeze(2) == pair.left.unsqueeze(1)
+    first = same.to(torch.uint8).argmax(2)  # the first position with the same row
+    first = first + torch.arange(batch, device=first.device).view(-1, 1) * positions
+    sums = pair.right.new_zeros(batch * positions, pair.right.shape[2])
+    sums.index_add_(0, first.flatten(), pair.right.flatten(0, 1))
+    return squared_row_norms(sums.view(batch, positions * pair.right.shape[2]))
 
 
 def _concatenated(pairs: Sequence[Pair]) -> Pair:

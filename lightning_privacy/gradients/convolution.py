@@ -4,12 +4,16 @@ The weight gradient of example i is the correlation of its input with its output
 
 - **Instantiate** by one grouped weight-gradient kernel: fold the batch into the channel groups, so that group
   ``(i, j)`` sees only channel group j of example i. The vendor's own kernel then returns all per-example gradients
-  at about the price of the ordinary weight gradient, with no unfolded copy of the input.
+  at about the price of the ordinary weight gradient, with no unfolded copy of the input. Inputs of few channels are
+  unfolded instead (one strided copy, one batched product). Both in parts of the batch that stay in cache.
 - **Gram matrices**: with ``A_t`` the input patch at output position t and ``G_t`` the output gradient there,
   ``||sum_t G_t A_t^T||^2 = sum_ts <A_t, A_s> <G_t, G_s>`` (Li et al. 2022, section 4; Bu et al. 2022, "Scalable and
   Efficient Training of Large Convolutional Neural Networks with Differential Privacy", section 3). Patches need not
   be unfolded for it: ``<A_t, A_s>`` is the Gram matrix of the padded input's pixels summed along its diagonals over
   the kernel's offsets. Cheap where few positions carry many channels, the late layers of a network.
+
+Gradients that take much more memory than input and output gradient are instantiated for their norms only; the sum
+is then one more ordinary weight gradient.
 
 Example:
     >>> import torch
@@ -28,7 +32,13 @@ from math import prod
 import torch
 from torch import Tensor
 
-from lightning_privacy.gradients.contributions import Contribution, Dense, checked_gram_norms
+from lightning_privacy.gradients.contributions import (
+    Contribution,
+    Dense,
+    checked_gram_norms,
+    examples_at_once,
+    has_cheap_sync,
+)
 
 __all__ = ["ConvContribution", "ConvGeometry", "conv_gram_norms", "per_example_conv_gradients"]
 
@@ -40,6 +50,10 @@ _SHORT_ROW_SLOWDOWN = 5.0
 _MEMORY_COST = 25.0
 _WINDOW_COST = 150.0
 _MAX_ELEMENTS = 2**26
+# Inputs of at most so many channels are unfolded: the grouped kernel is at half its rate on them.
+_FEW_CHANNELS = 4
+# All instantiated gradients are kept if they take no more than so many times what they replace.
+_KEPT_SHARE = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +81,9 @@ def _weight_gradient(
     padding: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    # Only the weight's shape and dtype matter to the kernel: an expanded scalar costs no memory.
-    weight = x.new_empty(()).expand(shape)
+    # Only the weight's shape and dtype matter to the kernel. Memory that is never written costs nothing on a CPU; an
+    # expanded scalar would be copied to full size.
+    weight = x.new_empty(shape)
     spatial = len(geometry.kernel)
     gradient: Tensor = torch.ops.aten.convolution_backward(
         g,
@@ -109,8 +124,41 @@ def per_example_conv_gradients(
         ``(B, *shape)``.
     """
     batch = x.shape[0] // rows_each
-    if batch == 0:
-        return x.new_zeros(0, *shape)
+    unfold = rows_each == 1 and _unfolding_is_cheaper(x)
+    columns = prod(shape[1:]) * geometry.groups * prod(g.shape[2:])  # of an unfolded input
+    step = examples_at_once(max(prod(shape), columns if unfold else 0), x.device)
+    if 0 < batch <= step:
+        return _instantiated(x, g, shape, geometry, padding, rows_each, unfold=unfold)
+    gradients = x.new_empty(batch, *shape)
+    for start in range(0, batch, step):
+        rows = slice(start * rows_each, (start + step) * rows_each)
+        part = _instantiated(x[rows], g[rows], shape, geometry, padding, rows_each, unfold=unfold)
+        gradients[start : start + step] = part
+    return gradients
+
+
+def _unfolding_is_cheaper(x: Tensor) -> bool:
+    # Grouped kernels of accelerators take the groups one after the other.
+    return x.shape[1] <= _FEW_CHANNELS or not has_cheap_sync(x.device)
+
+
+def _instantiated(
+    x: Tensor,
+    g: Tensor,
+    shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    padding: tuple[int, ...],
+    rows_each: int,
+    *,
+    unfold: bool,
+) -> Tensor:
+    """Return the weight gradients of some examples at once; arguments as in :func:`per_example_conv_gradients`."""
+    batch = x.shape[0] // rows_each
+    if unfold:
+        # Products in this order have the longer side in front, which vendors' kernels prefer.
+        columns = _unfolded(x, g.shape[2:], geometry, padding)
+        products = torch.bmm(columns, g.reshape(batch * geometry.groups, -1, columns.shape[2]).transpose(1, 2))
+        return products.transpose(1, 2).reshape(batch, *shape)
     if rows_each > 1:
         x = x.reshape(batch, rows_each, *x.shape[1:]).transpose(0, 1)
         g = g.reshape(batch, rows_each, *g.shape[1:]).transpose(0, 1)
@@ -125,6 +173,35 @@ def per_example_conv_gradients(
     return folded.view(batch, *shape)
 
 
+def _padded(x: Tensor, padding: tuple[int, ...]) -> Tensor:
+    if not any(padding):
+        return x
+    return torch.nn.functional.pad(x, [size for pad in reversed(padding) for size in (pad, pad)])
+
+
+def _unfolded(x: Tensor, spatial_out: torch.Size, geometry: ConvGeometry, padding: tuple[int, ...]) -> Tensor:
+    """Return the input patches of all positions, ``(B * groups, C_in / groups * kernel, positions)``."""
+    x = _padded(x, padding).contiguous()
+    channels = x.shape[1] // geometry.groups
+    strides = x.stride()
+    size = (x.shape[0] * geometry.groups, channels, *geometry.kernel, *spatial_out)
+    taps = [stride * dilation for stride, dilation in zip(strides[2:], geometry.dilation, strict=True)]
+    moves = [stride * move for stride, move in zip(strides[2:], geometry.stride, strict=True)]
+    windows = x.as_strided(size, (channels * strides[1], strides[1], *taps, *moves))
+    return windows.reshape(size[0], channels * prod(geometry.kernel), prod(spatial_out))
+
+
+def _patches(x: Tensor, spatial_out: torch.Size, geometry: ConvGeometry, padding: tuple[int, ...]) -> Tensor:
+    """Return the patch of each position, ``(B, positions, kernel * C_in)``; channels last, which copies faster."""
+    x = _padded(x, padding).movedim(1, -1).contiguous()
+    strides = x.stride()
+    size = (x.shape[0], *spatial_out, *geometry.kernel, x.shape[-1])
+    taps = [stride * dilation for stride, dilation in zip(strides[1:-1], geometry.dilation, strict=True)]
+    moves = [stride * move for stride, move in zip(strides[1:-1], geometry.stride, strict=True)]
+    windows = x.as_strided(size, (strides[0], *moves, *taps, 1))
+    return windows.reshape(size[0], prod(spatial_out), prod(geometry.kernel) * x.shape[-1])
+
+
 def conv_gram_norms(x: Tensor, g: Tensor, geometry: ConvGeometry, padding: tuple[int, ...]) -> Tensor:
     """Return the squared norm of every example's weight gradient from pixel Gram matrices.
 
@@ -133,8 +210,12 @@ def conv_gram_norms(x: Tensor, g: Tensor, geometry: ConvGeometry, padding: tuple
     batch, groups = x.shape[0], geometry.groups
     if batch == 0:
         return g.new_zeros(0)
-    if any(padding):
-        x = torch.nn.functional.pad(x, [size for pad in reversed(padding) for size in (pad, pad)])
+    pixels_each = prod(size + 2 * pad for size, pad in zip(x.shape[2:], padding, strict=True))
+    step = examples_at_once(groups * pixels_each**2, x.device)
+    if batch > step:
+        parts = zip(torch.split(x, step), torch.split(g, step), strict=True)
+        return torch.cat([conv_gram_norms(part, gradient, geometry, padding) for part, gradient in parts])
+    x = _padded(x, padding)
     spatial_in, spatial_out = x.shape[2:], g.shape[2:]
     pixels = x.reshape(batch * groups, x.shape[1] // groups, -1)
     outputs = g.reshape(batch * groups, g.shape[1] // groups, -1)
@@ -196,13 +277,13 @@ class ConvContribution(Contribution):
 
     def squared_norms(self) -> Tensor:
         """See :meth:`Contribution.squared_norms`."""
-        if self._instantiation_is_cheaper():
-            self._instantiated = Dense(self.per_example())
-            del self.x, self.g
-            return self._instantiated.squared_norms()
-        if self.rows_each > 1:
+        if not self._instantiation_is_cheaper():
+            return conv_gram_norms(self.x, self.g, self.geometry, self.padding)
+        if not self._fits():
             return self._norms_in_parts()
-        return conv_gram_norms(self.x, self.g, self.geometry, self.padding)
+        self._instantiated = Dense(self.per_example())
+        del self.x, self.g
+        return self._instantiated.squared_norms()
 
     def add_weighted_sum(self, out: Tensor, weights: Tensor) -> None:
         """See :meth:`Contribution.add_weighted_sum`."""
@@ -237,18 +318,22 @@ class ConvContribution(Contribution):
         """See :meth:`Contribution.tensors`."""
         return [self.x, self.g] if self._instantiated is None else self._instantiated.tensors()
 
+    def _fits(self) -> bool:
+        """Return whether all instantiated gradients take about the memory of input and output gradient."""
+        instantiated = self.x.shape[0] // self.rows_each * prod(self.shape)
+        return instantiated <= min(_KEPT_SHARE * (self.x.numel() + self.g.numel()), _MAX_ELEMENTS)
+
     def _instantiation_is_cheaper(self) -> bool:
-        """Compare multiply-adds per example, memory traffic counted in the same unit."""
-        elements = prod(self.shape)
-        if self.x.shape[0] // self.rows_each * elements > _MAX_ELEMENTS:
-            return False
-        if self.rows_each > 1:
+        """Compare multiply-adds per example, for norm and sum, memory traffic counted in the same unit."""
+        # Checking Gram norms means looking at them.
+        if self.rows_each > 1 or not has_cheap_sync(self.x.device):
             return True
+        elements = prod(self.shape)
         positions = prod(self.g.shape[2:])
         pixels = prod(size + 2 * pad for size, pad in zip(self.x.shape[2:], self.padding, strict=True))
         gradient = positions * elements
         slowdown = 1.25 if self.g.shape[-1] >= _WIDE_ROW else _SHORT_ROW_SLOWDOWN
-        instantiate = slowdown * gradient + _MEMORY_COST * elements
+        instantiate = slowdown * gradient + _MEMORY_COST * elements + (0 if self._fits() else gradient)
         gram = (
             pixels**2 * (self.x.shape[1] + _MEMORY_COST)
             + positions**2 * (self.g.shape[1] + _MEMORY_COST)
@@ -258,9 +343,13 @@ class ConvContribution(Contribution):
 
     def _norms_in_parts(self) -> Tensor:
         """Instantiate the gradients of a few examples at a time, for their norms only."""
-        step = max(1, _MAX_ELEMENTS // prod(self.shape)) * self.rows_each
-        norms = []
+        step = examples_at_once(prod(self.shape), self.x.device) * self.rows_each
+        norms = [self.x.new_zeros(0)]
         for x, g in zip(torch.split(self.x, step), torch.split(self.g, step), strict=True):
-            part = per_example_conv_gradients(x, g, self.shape, self.geometry, self.padding, self.rows_each)
+            if self.geometry.groups == self.rows_each == 1 and g.shape[-1] < _WIDE_ROW:
+                # The grouped kernel is slow on short rows, and for a norm the order of the elements is nothing.
+                part = torch.bmm(g.flatten(2), _patches(x, g.shape[2:], self.geometry, self.padding))
+            else:
+                part = per_example_conv_gradients(x, g, self.shape, self.geometry, self.padding, self.rows_each)
             norms.append(Dense(part).squared_norms())
         return torch.cat(norms)

@@ -37,7 +37,7 @@ from lightning_privacy._validate import non_negative, one_of, positive, positive
 from lightning_privacy.errors import PrivacyViolation
 from lightning_privacy.gradients.buffers import GradientBuffers
 from lightning_privacy.gradients.clipping import ClippingPolicy, clipping_policy
-from lightning_privacy.gradients.contributions import Contribution
+from lightning_privacy.gradients.contributions import Contribution, has_cheap_sync
 from lightning_privacy.gradients.findings import Findings
 from lightning_privacy.gradients.inspection import refuse_coupling_layers, refuse_unfit
 from lightning_privacy.gradients.interception import is_intercepted, release
@@ -399,7 +399,8 @@ class PrivateGradients:
             )
         factors = self.policy.bounded_factors(norms)
         rejected = ~norms.isfinite().all(1)
-        if bool(rejected.any()):
+        # Where a look would wait for the device, they are always masked: that costs a copy of each layer's input.
+        if not has_cheap_sync(rejected.device) or bool(rejected.any()):
             self._findings.reject(rejected)
         weights = (factors * (expected.gradient_scale * scale / self.expected_batch_size)).unbind(1)
         for parameter in self._trained.private:

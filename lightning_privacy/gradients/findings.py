@@ -41,6 +41,7 @@ class Findings:
         self._norms: dict[int, Tensor] = {}
         self._contributions: dict[int, list[Contribution]] = {}
         self._merged: dict[int, Contribution] = {}
+        self._rejected: Tensor | None = None
         self._deferred: dict[int, None] = {}  # ordered, so that sums round the same in every run
         self._measured: list[tuple[Tensor, int]] = []  # with the version at the time of the norm
 
@@ -87,13 +88,12 @@ class Findings:
 
     def per_example(self, parameter: nn.Parameter) -> Tensor | None:
         """Return the gradients themselves, ``(B, *parameter.shape)``; None where nothing was found. For diagnosis."""
-        contribution = self._merged.get(id(parameter))
+        contribution = self._accepted(parameter)
         return None if contribution is None else contribution.per_example()
 
     def reject(self, rejected: Tensor) -> None:
         """Make the examples where ``rejected`` (bool, ``(B,)``) is set add exactly nothing."""
-        # A weight of 0 is not enough: 0 * inf is not 0.
-        self._merged = {key: contribution.without(rejected) for key, contribution in self._merged.items()}
+        self._rejected = rejected
 
     def add_weighted_sum(self, parameter: nn.Parameter, total: Tensor, weights: Tensor) -> None:
         """Add ``sum_i weights_i g_i`` of one parameter to ``total``, which has its shape.
@@ -103,10 +103,17 @@ class Findings:
             total: in float32 or better; changed in place.
             weights: shape ``(B,)``.
         """
-        contribution = self._merged.get(id(parameter))
+        contribution = self._accepted(parameter)
         if contribution is None:
             return
         contribution.add_weighted_sum(total, weights.to(total.dtype))
+
+    def _accepted(self, parameter: nn.Parameter) -> Contribution | None:
+        contribution = self._merged.get(id(parameter))
+        if contribution is None or self._rejected is None:
+            return contribution
+        # A weight of 0 is not enough: 0 * inf is not 0. Layer by layer, as this takes a copy.
+        return contribution.without(self._rejected)
 
     def _add_norms(self, parameter: int, squared: Tensor) -> None:
         group = self._groups[parameter]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lightning_privacy.gradients import contributions
 from lightning_privacy.gradients.contributions import (
     Contribution,
     Dense,
@@ -141,3 +142,42 @@ def test_a_batch_of_nothing_adds_nothing() -> None:
 def test_squared_row_norms_are_right_to_a_few_roundings_at_any_length(length: int) -> None:
     values = torch.randn(2, length, generator=torch.Generator().manual_seed(length))
     torch.testing.assert_close(squared_row_norms(values).double(), values.double().square().sum(1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+@pytest.mark.parametrize("kinds", [[("dense", 4)], [("one-hot", 2), ("dense", 3)]], ids=str)
+def test_norms_in_parts_keep_no_gradients(
+    kinds: list[tuple[str, int]], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contributions, "examples_at_once", lambda *_: at_once)
+    monkeypatch.setattr(Outer, "_instantiation_is_cheaper", lambda self: True)
+    monkeypatch.setattr(Outer, "_fits", lambda self: False)
+    pairs = [_pair(kind, positions, seed) for seed, (kind, positions) in enumerate(kinds)]
+    outer = Outer(pairs, (ROWS, WIDTH))
+    _check(outer, _explicit(pairs))
+    assert outer.pairs == pairs
+
+
+def test_gradients_larger_than_their_factors_are_not_kept() -> None:
+    # 15 numbers in a gradient, 8 in the two factors of a position.
+    assert [Outer([_pair("dense", positions)], (ROWS, WIDTH))._fits() for positions in (1, 2)] == [False, True]
+
+
+def test_lookups_of_one_row_add_up_before_the_norm_without_cancellation() -> None:
+    left = torch.tensor([[3, 1, 3, 3], [0, 0, 2, 2]])
+    right = torch.tensor([[1e4, 1.0, -1e4, 1e-3], [1.0, 1.0, 2.0, -2.0]]).unsqueeze(2)
+    norms = Outer([Pair(left, right)], (4, 1)).squared_norms()
+    torch.testing.assert_close(norms, torch.tensor([1.0 + 1e-6, 4.0]), rtol=1e-6, atol=0)
+
+
+def test_work_in_parts_is_smaller_where_a_cache_is_to_hold_it() -> None:
+    cpu, other = torch.device("cpu"), torch.device("meta")
+    assert contributions.examples_at_once(2**18, cpu) < contributions.examples_at_once(2**18, other)
+    assert contributions.examples_at_once(2**40, cpu) == contributions.examples_at_once(2**40, other) == 1
+
+
+def test_no_gram_norms_where_a_look_at_them_would_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    outer = Outer([_pair("dense", 2, 1)], (2000, 2000))
+    assert not outer._instantiation_is_cheaper()
+    monkeypatch.setattr(contributions, "has_cheap_sync", lambda device: False)
+    assert outer._instantiation_is_cheaper()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_privacy.gradients import convolution
 from lightning_privacy.gradients.convolution import (
     ConvContribution,
     ConvGeometry,
@@ -81,3 +82,41 @@ def test_a_batch_of_nothing_adds_nothing(cheaper: bool, monkeypatch: pytest.Monk
     out = torch.ones(weight.shape, dtype=torch.float64)
     contribution.add_weighted_sum(out, torch.zeros(0, dtype=torch.float64))
     assert (out == 1).all()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+@pytest.mark.parametrize("unfold", [True, False], ids=["unfolded", "grouped"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_parts_and_kernels_agree(
+    case: tuple[int, int, int, int, int], unfold: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight, g, geometry, padding = _case(*case)
+    expected = per_example_conv_gradients(x, g, tuple(weight.shape), geometry, padding)
+    monkeypatch.setattr(convolution, "examples_at_once", lambda *_: at_once)
+    monkeypatch.setattr(convolution, "_unfolding_is_cheaper", lambda x: unfold)
+    found = per_example_conv_gradients(x, g, tuple(weight.shape), geometry, padding)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+    norms = expected.flatten(1).square().sum(1)
+    torch.testing.assert_close(conv_gram_norms(x, g, geometry, padding), norms, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("wide", [0, 1000], ids=["grouped", "patches"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_norms_in_parts_keep_no_gradients(
+    case: tuple[int, int, int, int, int], wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight, g, geometry, padding = _case(*case)
+    shape = tuple(weight.shape)
+    expected = per_example_conv_gradients(x, g, shape, geometry, padding)
+    monkeypatch.setattr(convolution, "_WIDE_ROW", wide)
+    monkeypatch.setattr(convolution, "examples_at_once", lambda *_: 2)
+    monkeypatch.setattr(ConvContribution, "_instantiation_is_cheaper", lambda self: True)
+    monkeypatch.setattr(ConvContribution, "_fits", lambda self: False)
+    contribution = ConvContribution(x, g, shape, geometry, padding)
+    norms = expected.flatten(1).square().sum(1)
+    torch.testing.assert_close(contribution.squared_norms(), norms, rtol=1e-11, atol=1e-11)
+    assert contribution.tensors()[0] is x
+    out = torch.ones(shape, dtype=torch.float64)
+    weights = torch.arange(len(x), dtype=torch.float64)
+    contribution.add_weighted_sum(out, weights)
+    torch.testing.assert_close(out, 1 + torch.tensordot(weights, expected, 1))

@@ -6,13 +6,13 @@ the weight is ``sum_t g_t z_t`` over an example's positions, and that of the bia
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_privacy.gradients.contributions import Contribution, Dense
+from lightning_privacy.gradients.contributions import Contribution, Dense, examples_at_once
 from lightning_privacy.gradients.rules.base import Rule
 
 __all__ = ["ChannelNormRule", "TrailingNormRule"]
@@ -43,11 +43,13 @@ class TrailingNormRule(Rule):
         shape = list(module.normalized_shape)
         between = list(range(1, output_gradient.dim() - len(shape)))
         if "weight" in names:
-            if isinstance(module, nn.RMSNorm):
-                normalised = F.rms_norm(kept, shape, None, module.eps)
-            else:
-                normalised = F.layer_norm(kept, shape, None, None, module.eps)
-            result["weight"] = Dense(_sum(output_gradient * normalised, between))
+
+            def normalised(x: Tensor) -> Tensor:
+                if isinstance(module, nn.RMSNorm):
+                    return F.rms_norm(x, shape, None, module.eps)
+                return F.layer_norm(x, shape, None, None, module.eps)
+
+            result["weight"] = Dense(_weight_gradients(kept, output_gradient, normalised, between))
         if "bias" in names:
             result["bias"] = Dense(_sum(output_gradient, between))
         return result
@@ -92,14 +94,29 @@ class ChannelNormRule(Rule):
         result: dict[str, Contribution] = {}
         positions = list(range(2, output_gradient.dim()))
         if "weight" in names:
-            if isinstance(module, nn.GroupNorm):
-                normalised = F.group_norm(kept, module.num_groups, eps=module.eps)
-            else:
-                normalised = F.instance_norm(kept, eps=module.eps)
-            result["weight"] = Dense(_sum(output_gradient * normalised, positions))
+
+            def normalised(x: Tensor) -> Tensor:
+                if isinstance(module, nn.GroupNorm):
+                    return F.group_norm(x, module.num_groups, eps=module.eps)
+                return F.instance_norm(x, eps=module.eps)
+
+            result["weight"] = Dense(_weight_gradients(kept, output_gradient, normalised, positions))
         if "bias" in names:
             result["bias"] = Dense(_sum(output_gradient, positions))
         return result
+
+
+def _weight_gradients(
+    x: Tensor, gradient: Tensor, normalised: Callable[[Tensor], Tensor], dimensions: list[int]
+) -> Tensor:
+    """Return each example's sum over ``dimensions`` of output gradient times normalised input.
+
+    Normalising anew costs less than keeping the result from the forward, a few examples at a time stay in cache.
+    """
+    step = examples_at_once(4 * (gradient.numel() // max(1, gradient.shape[0])), gradient.device)
+    parts = zip(torch.split(x, step), torch.split(gradient, step), strict=True)
+    sums = [_sum(normalised(some).mul_(part), dimensions) for some, part in parts]
+    return sums[0] if len(sums) == 1 else torch.cat(sums)
 
 
 def _sum(values: Tensor, dimensions: list[int]) -> Tensor:
