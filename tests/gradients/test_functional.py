@@ -239,6 +239,18 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
         ),
         lambda: _normal(6, 5),
     ),
+    "bias used twice": (
+        lambda: Using(lambda m, x: F.linear(x, m.w, m.b) * (1 + m.b), w=(4, 5), b=(4,)),
+        lambda: _normal(6, 5),
+    ),
+    "weight and bias of one parameter": (
+        lambda: Using(lambda m, x: F.linear(x, m.w, m.w.sum(1)), w=(4, 5)),
+        lambda: _normal(6, 5),
+    ),
+    "type of a parameter, indices from the end": (
+        lambda: Using(lambda m, x: m.table[x - 7] * x.type_as(m.table).unsqueeze(-1), table=(7, 3)),
+        lambda: torch.randint(0, 7, (5, 4)),
+    ),
     "addmm": (
         lambda: Using(lambda m, x: torch.addmm(m.b, x, m.w), b=(3,), w=(5, 3)), lambda: _normal(6, 5)
     ),
@@ -509,7 +521,7 @@ def test_views_of_an_example_are_averaged() -> None:
 
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "joined with the batch": (lambda m, x: torch.cat([m.first(x), m.a[None]]), "cat of 'a'.*another"),
-    "parameter changed by the batch": (lambda m, x: m.a.clone().add_(m.first(x)[0]), "'a'"),
+    "parameter changed by the batch": (lambda m, x: m.a.expand(6, 4).clone().add_(m.first(x)), "would change"),
     "a function over the batch": (lambda m, x: F.mse_loss(m.first(x), m.a), "mse_loss of 'a'"),
 }
 
