@@ -109,7 +109,7 @@ def test_p04_mixing_in_half_of_the_batches_is_missed_in_less_than_one_run_of_a_h
 
     missed = 0
     for seed in range(60):
-        monkeypatch.setattr(probes, "_SEED", 1000 * seed)
+        monkeypatch.setattr(probes, "SEED", 1000 * seed)
         try:
             run(sometimes)
         except UnsupportedError:
