@@ -10,7 +10,7 @@ import torch
 
 from lightning_privacy._lightning import CSVLogger, ModelCheckpoint, pl
 from lightning_privacy.callbacks import DifferentialPrivacy
-from lightning_privacy.errors import ConfigurationError, PrivacyViolation
+from lightning_privacy.errors import ConfigurationError
 
 pytestmark = pytest.mark.filterwarnings("ignore:noise_multiplier=0", "ignore:delta=0.01 is not below")
 
