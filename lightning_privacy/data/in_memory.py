@@ -31,13 +31,19 @@ __all__ = ["GatheredBatch", "InMemoryDataModule", "InMemoryDataset", "Splits", "
 
 @dataclass(frozen=True)
 class GatheredBatch:
-    """A batch whose examples were gathered together already.
+    """A batch whose examples were gathered together already; as a sequence, the examples one by one.
 
     Attributes:
         tensors: One of shape ``(batch, ...)`` per tensor of the data set.
     """
 
     tensors: tuple[torch.Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor[index] for tensor in self.tensors)
 
 
 class InMemoryDataset(Dataset[tuple[torch.Tensor, ...]]):

@@ -55,7 +55,7 @@ def test_a_row_goes_from_files_to_figures(tmp_path, row, folder):
     assert figures["steps"] == 3
     assert 1.9 < figures["epsilon"] <= 2.0
     assert figures["sample_rate"] == pytest.approx(1 / 3)
-    assert figures["caveats"] == []
+    assert all(isinstance(caveat, str) for caveat in figures["caveats"])
     assert 0 <= figures["test_accuracy"] <= 1
     settings = rows[row]["settings"]
     assert settings["trainer"]["max_epochs"] == 1

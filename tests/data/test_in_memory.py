@@ -32,6 +32,14 @@ def test_examples_one_by_one_can_be_collated_too(dataset):
     assert inputs.tolist() == [[8.0, 9.0], [4.0, 5.0]]
 
 
+def test_a_gathered_batch_is_a_sequence_of_its_examples(dataset):
+    """As torch says of ``__getitems__``: whoever asks for several may look at them one by one."""
+    batch = dataset.__getitems__([4, 2])
+    assert len(batch) == 2
+    assert [int(label) for _, label in batch] == [4, 2]
+    assert batch[1][0].tolist() == [4.0, 5.0]
+
+
 def test_a_loader_and_a_subset_give_every_example_once(dataset):
     for source, expected in ((dataset, range(10)), (Subset(dataset, [7, 3, 5]), [3, 5, 7])):
         loader = DataLoader(source, batch_size=4, shuffle=True, collate_fn=collate)
