@@ -72,19 +72,24 @@ class Contender:
 
 
 class _Ours(Contender):
+    def __init__(self, *setting: Any, noise_multiplier: float, views: int = 1) -> None:
+        self.views = views
+        super().__init__(*setting, noise_multiplier=noise_multiplier)
+
     def prepare(self) -> None:
         self.steps = 0
         self.engine = PrivateGradients(
             self.network,
             max_grad_norm=_MAX_GRAD_NORM,
             noise_multiplier=self.noise_multiplier,
-            expected_batch_size=len(self.inputs),
+            expected_batch_size=len(self.inputs) // self.views,
+            views=self.views,
             noise=NoiseSource(),
         )
         self.engine.attach()
 
     def gradient(self) -> None:
-        self.engine.arm(batch_size=len(self.inputs), step=self.steps)
+        self.engine.arm(batch_size=len(self.inputs) // self.views, step=self.steps)
         self.steps += 1
         super().gradient()
 

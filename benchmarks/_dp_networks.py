@@ -1,4 +1,4 @@
-"""The five networks of the step benchmark, with a batch of random data each.
+"""The networks of the step benchmark, with a batch of random data each.
 
 All are built so that every contender supports them: nothing in place, positions of the transformer looked up once
 per example, attention from plain linear layers.
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
+from transformers import GPT2Config, GPT2LMHeadModel
 
 __all__ = ["NETWORKS", "Network", "Sizes"]
 
@@ -35,7 +36,10 @@ class Network:
         batch: batch size.
         build: makes the network.
         data: makes inputs and targets.
-        limit: the multiple of the plain step this package must stay under, if one was set.
+        limit: the multiple of the plain step's time this package must stay under on a CPU.
+        device_batch: batch size on an accelerator; as on the CPU by default.
+        positions: length of a text.
+        only_on_device: why there is no row without an accelerator.
     """
 
     description: str
@@ -43,10 +47,16 @@ class Network:
     build: Callable[[Sizes], nn.Module]
     data: Callable[[Sizes], tuple[Tensor, Tensor]]
     limit: float | None = None
+    device_batch: int | None = None
+    positions: int = 128
+    only_on_device: str | None = None
 
-    def sizes(self, *, quick: bool) -> Sizes:
+    def sizes(self, *, quick: bool, device: str = "cpu") -> Sizes:
         """Return the sizes to run at."""
-        return Sizes(4, 0.25, 16) if quick else Sizes(self.batch)
+        if quick:
+            return Sizes(4, 0.25, 16)
+        batch = self.batch if device == "cpu" or self.device_batch is None else self.device_batch
+        return Sizes(batch, positions=self.positions)
 
 
 def _images(channels: int, side: int) -> Callable[[Sizes], tuple[Tensor, Tensor]]:
@@ -105,9 +115,9 @@ _VOCABULARY = 1000
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, causal: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.norm_attention, self.norm_feed = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
@@ -120,7 +130,7 @@ class _Block(nn.Module):
             return z.view(batch, positions, self.heads, -1).transpose(1, 2)
 
         attended = F.scaled_dot_product_attention(
-            split(self.query(y)), split(self.key(y)), split(self.value(y)), is_causal=True
+            split(self.query(y)), split(self.key(y)), split(self.value(y)), is_causal=self.causal
         )
         x = x + self.out(attended.transpose(1, 2).reshape(batch, positions, width))
         return x + self.feed(self.norm_feed(x))
@@ -131,7 +141,7 @@ class _LanguageModel(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(_VOCABULARY, width)
         self.positions = nn.Embedding(positions, width)
-        self.blocks = nn.Sequential(*(_Block(width, 4) for _ in range(4)))
+        self.blocks = nn.Sequential(*(_Block(width, 4, causal=True) for _ in range(4)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, _VOCABULARY)
 
@@ -150,23 +160,84 @@ def _text(sizes: Sizes) -> tuple[Tensor, Tensor]:
     return text[:, :-1].contiguous(), text[:, 1:].contiguous()
 
 
+class _VisionTransformer(nn.Module):
+    """ViT-S/4 on 32x32 images; the mean over the patches stands for a class token."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, stride=4)
+        self.positions = nn.Embedding(64, width)
+        self.blocks = nn.Sequential(*(_Block(width, 6, causal=False) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patches(images).flatten(2).transpose(1, 2)
+        places = torch.ones_like(patches[:, :, 0], dtype=torch.long).cumsum(1) - 1
+        return self.head(self.norm(self.blocks(patches + self.positions(places))).mean(1))
+
+
+def _vit_s(sizes: Sizes) -> nn.Module:
+    return _VisionTransformer(int(384 * sizes.width), 12 if sizes.width == 1 else 2)
+
+
+class _GPT2(nn.Module):
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.language_model = GPT2LMHeadModel(config)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.language_model(input_ids=tokens, use_cache=False).logits
+
+
+def _gpt2(sizes: Sizes) -> nn.Module:
+    small = (
+        {}
+        if sizes.width == 1
+        else {"n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": _VOCABULARY, "bos_token_id": 0, "eos_token_id": 0}
+    )
+    return _GPT2(GPT2Config(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **small))
+
+
 NETWORKS: dict[str, Network] = {
-    "mlp": Network("784-1024-1024-10 perceptron, ReLU", 256, _mlp, _images(1, 28), limit=1.10),
-    "mnist_cnn": Network("MNIST CNN of Papernot et al. 2021, tanh", 256, _mnist_cnn, _images(1, 28), limit=1.5),
+    "mlp": Network("784-1024-1024-10 perceptron, ReLU", 256, _mlp, _images(1, 28), limit=1.05),
+    "mnist_cnn": Network("MNIST CNN of Papernot et al. 2021, tanh", 256, _mnist_cnn, _images(1, 28), limit=1.3),
     "cifar_cnn": Network(
-        "six 3x3 convolutions (32, 32, 64, 64, 128, 128), pools, dense 128 and 10", 128, _cifar_cnn, _images(3, 32), 1.6
+        "six 3x3 convolutions (32, 32, 64, 64, 128, 128), pools, dense 128 and 10",
+        128,
+        _cifar_cnn,
+        _images(3, 32),
+        1.35,
     ),
     "resnet18": Network(
         "ResNet-18, GroupNorm(32), 3x3 stem of stride 1 and no first pool, 32x32 inputs",
         64,
         _resnet,
         _images(3, 32),
+        limit=1.5,
+        device_batch=512,
     ),
     "transformer": Network(
         "pre-norm causal language model: 4 layers, d 256, 4 heads, feed-forward 1024, 128 positions, 1000 tokens",
         16,
         _transformer,
         _text,
+        limit=1.25,
+    ),
+    "vit_s": Network(
+        "ViT-S, patches of 4 on 32x32 inputs: 12 layers, d 384, 6 heads, mean over the patches",
+        4,
+        _vit_s,
+        _images(3, 32),
+        device_batch=512,
+    ),
+    "gpt2": Network(
+        "GPT-2 small of transformers, built from its configuration, tied head, texts of 512 tokens",
+        4,
+        _gpt2,
+        _text,
+        positions=512,
+        only_on_device="124 million parameters and texts of 512 tokens take a minute a step here; run it on a GPU",
     ),
 }
 """By the name used on the command line."""

@@ -33,6 +33,7 @@ __all__ = [
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _MAX_STEPS = 20
+_FEWEST_ROUNDS = 3
 _SETTLE_BELOW_SECONDS = 1.0
 _SELF = Path("/proc/self")
 
@@ -88,6 +89,7 @@ def interleave(
     *,
     rounds: int,
     turn_seconds: float = 0.5,
+    enough_seconds: float = float("inf"),
     synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, Timing]:
     """Time several callables in turn, round by round.
@@ -99,6 +101,7 @@ def interleave(
         steps: name to step.
         rounds: how often each one has its turn.
         turn_seconds: about how long a turn takes.
+        enough_seconds: after so long no round begins, once there were three.
         synchronize: waits until the device is done; called before each look at the clock.
     """
 
@@ -114,7 +117,10 @@ def interleave(
     length = {name: timed(step)[0] for name, step in steps.items()}
     names = list(steps)
     timings = {name: Timing() for name in names}
+    start = time.monotonic()
     for number in range(rounds):
+        if number >= _FEWEST_ROUNDS and time.monotonic() - start > enough_seconds:
+            break
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             gc.collect()

@@ -19,15 +19,16 @@ from typing import Any
 
 from _harness import hardware, pin_threads, write_result
 
-_NETWORKS = ("mlp", "mnist_cnn", "cifar_cnn", "resnet18", "transformer")
-_PACKAGES = ("lightning-privacy", "torch", "torchvision", "opacus", "numpy", "cryptography")
+_NETWORKS = ("mlp", "mnist_cnn", "cifar_cnn", "resnet18", "transformer", "vit_s", "gpt2")
+_PACKAGES = ("lightning-privacy", "torch", "torchvision", "opacus", "transformers", "numpy", "cryptography")
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--networks", nargs="+", choices=_NETWORKS, default=list(_NETWORKS))
     parser.add_argument("--contenders", nargs="+", help="parts of their names; the plain step always runs")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-views", dest="views", action="store_false", help="leave several views of an example out")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
@@ -35,7 +36,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.rounds < 1 or arguments.threads < 1:
         parser.error(f"--rounds and --threads must be >= 1, got {arguments.rounds} and {arguments.threads}")
-    complete = not arguments.quick and not arguments.contenders and set(arguments.networks) == set(_NETWORKS)
+    everything = not arguments.quick and not arguments.contenders and arguments.views
+    complete = everything and set(arguments.networks) == set(_NETWORKS)
     if arguments.output is None and complete:
         suffix = "" if arguments.device == "cpu" else f"_{arguments.device}"
         arguments.output = Path(__file__).parent / "results" / f"dp_step{suffix}.json"
@@ -45,6 +47,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     # Not at the top: torch reads the number of threads from the environment when it is imported.
     import _dp_measure as measuring
+    import _dp_views as several
     import torch
 
     if arguments.device == "cpu":
@@ -67,11 +70,18 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         "memory_method": measuring.MEMORY_METHOD[arguments.device],
         "hardware": hardware(threads=arguments.threads, packages=_PACKAGES, device=accelerator),
         "networks": {},
+        "views": {},
     }
+    if accelerator is None:
+        result["note"] = "no accelerator took part: rows, limits and batch sizes are those of the CPU"
     for network in arguments.networks:
         result["networks"][network] = measuring.measure(network, contenders, arguments)
         print(measuring.format_row(network, result["networks"][network]), end="\n\n", flush=True)
         gc.collect()
+    for network in several.VIEWS_NETWORKS[arguments.device] if arguments.views else ():
+        if network in arguments.networks:
+            result["views"][network] = several.measure_views(network, arguments)
+            print(several.format_views(network, result["views"][network]), end="\n\n", flush=True)
     return result
 
 

@@ -42,6 +42,8 @@ def test_quick_run_covers_the_contenders_and_agrees_with_opacus(tmp_path):
     assert run.returncode == 0, run.stderr
     result = json.loads(output.read_text())
     assert list(result["networks"]) == ["mlp", "transformer"]
+    assert result["views"] == {}
+    assert "no accelerator" in result["note"]
     assert result["quick"] is True
     assert result["hardware"]["threads"] == 1
     assert set(result["hardware"]["versions"]) >= {"torch", "opacus", "lightning-privacy"}
@@ -59,6 +61,30 @@ def test_quick_run_covers_the_contenders_and_agrees_with_opacus(tmp_path):
     assert str(output) in run.stdout
 
 
+def test_large_networks_and_views_run_and_agree_with_opacus(tmp_path):
+    output = tmp_path / "dp_step.json"
+    run = run_benchmark(
+        *("--quick", "--rounds", "1", "--threads", "1", "--networks", "mnist_cnn", "vit_s", "gpt2"),
+        *("--contenders", "ours", "ghost", "--output", str(output)),
+    )
+    assert run.returncode == 0, run.stderr
+    result = json.loads(output.read_text())
+    assert result["networks"]["vit_s"]["contenders"]["ours"]["relative_error"] < 1e-5
+    assert result["networks"]["gpt2"]["contenders"]["ours"]["milliseconds"] > 0
+    claims = result["networks"]["vit_s"]["claims"]
+    assert claims["memory_multiple_limit"] == 1.3
+    views = result["views"]["mnist_cnn"]
+    assert (views["examples"], views["views"]) == (2, 2)
+    assert set(views["milliseconds"]) == {"1", "2"}
+    assert set(views["peak_mib"]) == {f"{name}, {each} views" for name in ("plain", "ours") for each in (1, 2)}
+
+
+def test_the_row_that_needs_an_accelerator_says_so():
+    run = run_benchmark("--networks", "gpt2", "--contenders", "ours", "--threads", "1", "--no-views")
+    assert run.returncode == 0, run.stderr
+    assert "not run: 124 million parameters" in run.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
@@ -66,6 +92,7 @@ def test_quick_run_covers_the_contenders_and_agrees_with_opacus(tmp_path):
         (["--device", "cuda"], "dp_step_cuda.json"),
         (["--quick"], None),
         (["--networks", "mlp"], None),
+        (["--no-views"], None),
         (["--contenders", "ours"], None),
     ],
 )
@@ -89,6 +116,11 @@ def test_interleave_gives_every_contender_its_turn_in_every_round():
     assert {len(timing.processor_rounds) for timing in timings.values()} == {4}
     starts = [name for before, name in zip(["", *turns], turns, strict=False) if name != before]
     assert starts[6:18] == list("abcbcacababc")  # after one warm-up and one length measurement each
+
+
+def test_interleave_stops_after_three_rounds_when_time_is_up():
+    timings = harness.interleave({"a": lambda: None}, rounds=9, turn_seconds=0.0, enough_seconds=0.0)
+    assert len(timings["a"].rounds) == 3
 
 
 def test_multiple_compares_rounds_in_pairs():

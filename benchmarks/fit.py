@@ -1,0 +1,124 @@
+"""Claim: in ``trainer.fit`` privacy costs what the private step costs: its ratio, and at most 0.1 more.
+
+Each network is trained by Lightning with and without ``DifferentialPrivacy``, the loader, the loop and the callback
+included, and stepped bare in the same process, with and without privacy. All on the same data, a batch of 256 images.
+Poisson sampling draws batches that are sometimes larger than the loader's: these are split in two, which a bare step on
+a fixed batch is spared.
+
+    python benchmarks/fit.py    # writes benchmarks/results/fit.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from _harness import hardware, interleave, pin_threads, write_result
+
+_RESULT = Path(__file__).parent / "results" / "fit.json"
+_PACKAGES = ("lightning-privacy", "torch", "pytorch-lightning", "dp-accounting", "cryptography")
+_NETWORKS = ("mlp", "mnist_cnn", "cifar_cnn")
+_ALLOWANCE = 0.1
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--networks", nargs="+", choices=_NETWORKS, default=list(_NETWORKS))
+    parser.add_argument("--rounds", type=int, default=3, help="fits of each kind")
+    parser.add_argument("--steps", type=int, default=40, help="steps of a fit whose time is taken")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
+    parser.add_argument("--output", type=Path, help="result file; a complete run has a place of its own")
+    arguments = parser.parse_args(argv)
+    if min(arguments.rounds, arguments.steps, arguments.threads) < 1:
+        parser.error(
+            f"--rounds, --steps and --threads must be >= 1, got {arguments.rounds}, {arguments.steps} and "
+            f"{arguments.threads}"
+        )
+    if arguments.output is None and not arguments.quick and set(arguments.networks) == set(_NETWORKS):
+        arguments.output = _RESULT
+    return arguments
+
+
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    # Not at the top: torch reads the number of threads from the environment when it is imported.
+    import _fit_contenders as fitting
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="lightning_privacy")
+    result: dict[str, Any] = {
+        "benchmark": "fit",
+        "quick": arguments.quick,
+        "rounds": arguments.rounds,
+        "steps": arguments.steps,
+        "noise_multiplier": 1.0,
+        "method": (
+            "fits with and without privacy in turn; seconds from the end of the fifth step to the end of the epoch, "
+            "over the steps between; multiples are of medians over fits. Bare: the step of dp_step.py. Processor: all "
+            "threads of the process"
+        ),
+        "note": "no accelerator took part",
+        "hardware": hardware(threads=arguments.threads, packages=_PACKAGES),
+        "networks": {},
+    }
+    for network in arguments.networks:
+        steps = fitting.bare_steps(network, quick=arguments.quick)
+        bare = interleave(steps, rounds=arguments.rounds, turn_seconds=0.0 if arguments.quick else 0.5)
+        fits: dict[str, list[tuple[float, float]]] = {"plain": [], "private": []}
+        for _ in range(arguments.rounds):
+            for name, found in fits.items():
+                private = name == "private"
+                found.append(
+                    fitting.seconds_per_step(network, private=private, steps=arguments.steps, quick=arguments.quick)
+                )
+        row = _row(bare, fits)
+        result["networks"][network] = row
+        print(
+            f"{network:10} fit {row['fit_milliseconds']['plain']:.1f} -> {row['fit_milliseconds']['private']:.1f} ms a "
+            f"step: {row['fit_multiple']:.2f} x plain (processor {row['fit_processor_multiple']:.2f}); bare step "
+            f"{row['step_multiple']:.2f} x (processor {row['step_processor_multiple']:.2f}); "
+            f"at most {_ALLOWANCE} more: {'yes' if row['within_limit'] else 'NO'}",
+            flush=True,
+        )
+    return result
+
+
+def _row(bare: dict[str, Any], fits: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    clock = {name: statistics.median(wall for wall, _ in found) for name, found in fits.items()}
+    processor = {name: statistics.median(used for _, used in found) for name, found in fits.items()}
+    fit, step = clock["private"] / clock["plain"], bare["private"].multiple_of(bare["plain"])
+    return {
+        "fit_milliseconds": {name: round(seconds * 1e3, 3) for name, seconds in clock.items()},
+        "step_milliseconds": {name: round(timing.seconds * 1e3, 3) for name, timing in bare.items()},
+        "fit_multiple": round(fit, 3),
+        "fit_processor_multiple": round(processor["private"] / processor["plain"], 3),
+        "step_multiple": round(step, 3),
+        "step_processor_multiple": round(bare["private"].processor_multiple_of(bare["plain"]), 3),
+        "allowance": _ALLOWANCE,
+        "within_limit": fit <= step + _ALLOWANCE,
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Run the benchmark.
+
+    Args:
+        argv: the command line without the program's name.
+    """
+    arguments = _parse(argv)
+    pin_threads(arguments.threads)
+    result = _run(arguments)
+    if arguments.output is not None:
+        write_result(arguments.output, result)
+        print(f"written to {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
