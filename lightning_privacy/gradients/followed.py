@@ -68,6 +68,32 @@ class Followed:
         with torch.enable_grad(), recording():
             return Followed(None, self.graph.narrow(dimension, 0, 1), self.sources)
 
+    def looked_up(self, own: Tensor) -> dict[str, Contribution] | None:
+        """Return contributions where this is rows looked up in one parameter, a lookup of its own for each example.
+
+        Args:
+            own: gradient of the entries that belong to each example: shape of this tensor, examples first.
+
+        Returns:
+            None where it was made otherwise.
+        """
+        lookup = self.graph.grad_fn
+        if len(self.sources) != 1 or lookup is None or lookup.name() != "EmbeddingBackward0":
+            return None
+        ((name, source),) = self.sources.items()
+        if getattr(lookup.next_functions[0][0], "variable", None) is not source:
+            return None
+        indices = lookup._saved_indices.reshape(own.shape[0], -1).long()  # type: ignore[attr-defined]
+        gradient = own.reshape(*indices.shape, source.shape[1])
+        # The number that stands for "none" is above every row.
+        gradient = gradient.masked_fill((indices == lookup._saved_padding_idx).unsqueeze(2), 0)  # type: ignore[attr-defined]
+        return {name: Outer([Pair(indices, gradient)], (source.shape[0], source.shape[1]))}
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether :meth:`looked_up` has an answer."""
+        return self.graph.dim() > 1 and self.looked_up(torch.zeros_like(self.graph)) is not None
+
     def contributions(self, contribution: Contribution) -> dict[str, Contribution]:
         """Return what each example adds to the parameters.
 

@@ -95,7 +95,7 @@ class Operation(Site):
             )
         if rows and values.stride(own) == 0:
             return self.in_rows(followed.first_of(own), dimensions, place, rows)
-        if rows * values.numel() > _MAX_ELEMENTS:
+        if rows * values.numel() > _MAX_ELEMENTS and not (own == 0 and followed.is_lookup):
             raise UnsupportedError(
                 f"{self.name}: a tensor of shape {tuple(values.shape)}, made of parameters, has a row of its own for "
                 f"each of {rows} rows of the batch, which takes too much memory to keep apart; use expand, which "
@@ -127,6 +127,12 @@ class Operation(Site):
         self.begin(use)
         with full_precision(gradient.device.type):
             own = gradient.movedim(place, 0).to(self.dtype)
+            looked_up = followed.looked_up(own) if place == 0 else None
+            if looked_up is not None:
+                examples = self.recorder.expected_examples(self.name)
+                each = {name: fold(found, examples, own.shape[0]) for name, found in looked_up.items()}
+                self.collect(use, each, examples)
+                return
             apart = own.new_zeros(own.shape[0], *own.shape)
             number = torch.arange(own.shape[0], device=own.device)
             apart[number, number] = own

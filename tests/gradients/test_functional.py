@@ -580,3 +580,25 @@ def test_outside_of_a_step_parameters_are_what_they_are() -> None:
     model.training_step(x).backward()
     assert seen[:3] == [torch.Size([3]), None, True]
     assert seen[4:] == [3, False]
+
+
+class _Positions(nn.Module):
+    """Looks positions up once more for each example, as a tensor in which every row of the batch has its own."""
+
+    def __init__(self, padding_idx: int | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(6, 4, padding_idx=padding_idx).double()
+        self.head = nn.Linear(4, 2).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[1]).expand(x.shape[0], -1).contiguous()
+        return self.head(torch.tanh(x + self.table(places)))
+
+
+@pytest.mark.parametrize("padding_idx", [None, 2])
+def test_positions_looked_up_for_every_row_need_no_more_memory_than_the_batch(
+    padding_idx: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_privacy.gradients.functional_operation._MAX_ELEMENTS", 0)
+    check_clipped_sums(_Positions(padding_idx), (torch.randn(5, 6, 4).double(),))
