@@ -34,10 +34,10 @@ class ScatteringFeatures(nn.Module):
     """Scattering coefficients, the second order relative to the first, normalised within each example.
 
     A coefficient of order 2 is divided by ``floor`` plus the one of order 1 it comes from: what is left says how the
-    modulus varies and not how large it is (Andén and Mallat, "Deep Scattering Spectrum", 2014, section IV-A). Then
-    groups of neighbouring channels are shifted and scaled to mean 0 and variance 1 over the group's channels and
+    modulus varies and not how large it is (normalised scattering: Andén and Mallat, "Deep Scattering Spectrum", 2014).
+    Then groups of neighbouring channels are shifted and scaled to mean 0 and variance 1 over the group's channels and
     positions, as GroupNorm does without its weights: no constant comes from data, and all examples have features of
-    the same norm (Tramer and Boneh 2021, section 3.1, normalise the plain coefficients in the same way).
+    nearly the same norm (Tramer and Boneh 2021 normalise the plain coefficients in the same way).
 
     Args:
         image_size: Height and width in pixels, a multiple of 2^scales.

@@ -2,13 +2,13 @@
 
 Order 0 is the local average of the image, order 1 that of the modulus of its wavelet coefficients, order 2 that of
 the modulus of the wavelet coefficients of those moduli, along paths of growing scale (Bruna and Mallat, "Invariant
-Scattering Convolution Networks", 2013, section 2; Morlet wavelets as in section 2.1):
+Scattering Convolution Networks", 2013, section 2; its Morlet wavelets):
 
     S0 x = x * phi,   S1 x = |x * psi_1| * phi,   S2 x = ||x * psi_1| * psi_2| * phi
 
 The features of an example depend on that example alone, so computing them releases nothing, and private training
 needs fewer and smaller weights on them than on pixels (Tramer and Boneh, "Differentially Private Learning Needs
-Better Features (or Much More Data)", 2021, section 3).
+Better Features (or Much More Data)", 2021).
 
 Example:
     >>> import torch
@@ -33,7 +33,7 @@ from lightning_privacy.errors import ConfigurationError
 
 __all__ = ["Scattering2d", "gaussian", "morlet"]
 
-# The shape of Bruna and Mallat's Morlet wavelets (section 2.1): psi_j has its centre frequency at 3 pi / 4 / 2^j and
+# The usual shape of Morlet wavelets for scattering: psi_j has its centre frequency at 3 pi / 4 / 2^j and
 # the width 0.8 * 2^j of its envelope along the wave; the envelope is longer across it the more orientations there are.
 _CENTRE_FREQUENCY = 3 * math.pi / 4
 _WIDTH = 0.8
@@ -75,7 +75,7 @@ def morlet(size: int, *, scale: int, angle: float, slant: float) -> Tensor:
     """A Morlet wavelet on a torus of ``size`` x ``size`` points, centred at position (0, 0).
 
     A plane wave under a Gaussian envelope, less the multiple of the envelope that makes the sum zero (Bruna and
-    Mallat 2013, section 2.1).
+    Mallat 2013, section 2).
 
     Args:
         size: Points of a side.
@@ -142,7 +142,7 @@ class Scattering2d(nn.Module):
     With J scales and L orientations a channel of the image becomes 1 + J L + J (J - 1) / 2 L^2 channels, ordered by
     order, first wavelet (scale, then orientation), second wavelet; for J = 2 and L = 8 that is 1 + 16 + 64. The image
     is mirrored at its edges. All wavelets are scaled by one factor, so that no frequency is amplified: their
-    Littlewood-Paley sum with the average (Bruna and Mallat 2013, equation 5) is at most 1. What was filtered at the
+    Littlewood-Paley sum with the average (Bruna and Mallat 2013, section 2) is at most 1. What was filtered at the
     scale 2^j is kept at every 2^j-th pixel only.
 
     Args:
