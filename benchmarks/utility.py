@@ -1,12 +1,12 @@
 """Claim: at epsilon 3 and delta 1e-5, end to end from pixels, MNIST at 98.9% and Fashion-MNIST at 90.0% test accuracy.
 
-The best published figures with features that no public data was used for are 98.7% and 89.7% (Tramer and Boneh 2021,
-table 1: scattering features); from pixels 98.1% and 86.0%.
+Tramer and Boneh ("Differentially Private Learning Needs Better Features (or Much More Data)", 2021) report 98.7% and
+89.7% with scattering features, and 98.1% and 86.0% for training on the pixels themselves.
 
 Each row is an experiment of the command's own, run once per seed. The seed sets the first weights; noise and sampling
 are fresh each time, so repeating a seed gives another figure. The test is on all 10,000 held-out images with the
-weights of the last step: nothing is chosen on them, and nothing was when the settings were chosen (``search`` in the
-result says how they were). Epsilon is what the run's ledger says; the search is not in it.
+weights of the last step: no settings were chosen by the accuracy on them (``search`` in the result says how they were
+chosen). Epsilon is what the run's ledger says; the search is not in it.
 
     python benchmarks/utility.py --root <folder with mnist/ and fashion-mnist/>     # writes results/utility.json
     python benchmarks/utility.py --root <folder> --out other.json -- callbacks.privacy.epsilon=1
@@ -63,9 +63,11 @@ ROWS = {
         target=0.900,
         published=0.897,
         search=(
-            "15 configurations, all linear, each trained once on 50,000 of the training images and compared on "
-            "the other 10,000, never on the test: normalisation, order 2 relative to order 1, learning rate 8 to "
-            "80, momentum 0.9 or 0.97, 15 or 40 epochs. Their privacy is not accounted."
+            "16 configurations, all linear, each trained once on 50,000 of the training images and compared on "
+            "the other 10,000: normalisation, order 2 relative to order 1, learning rate 8 to 80, momentum 0.9 or "
+            "0.97, 15 or 40 epochs. Their privacy is not accounted. The test set was looked at twice: the best of "
+            "the first 15 (15 epochs, learning rate 32) had reached 90.24%, 90.18%, 90.24% and 89.89% when the "
+            "16th was tried and was 0.2 points better on the 10,000."
         ),
     ),
 }
