@@ -299,6 +299,11 @@ class PrivateRun:
                 f"{'ends' if entry.closes_step else 'does not end'} a step: a hook or an override of "
                 "optimizer_step called the closure several times or not at all"
             )
+        if released and not self._guard.stepped:
+            self._ledger.add_caveat(
+                "A private gradient was made that no optimizer stepped on. Where that depends on the loss or the "
+                "batch, it says something about the examples that epsilon does not cover."
+            )
         self._tell_changed_buffers()
         self._metrics.look()
         self._progress.at_step_boundary = entry.closes_step

@@ -21,7 +21,7 @@ Example:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -80,6 +80,11 @@ class StepGuard:
                 "for; return a loss for every batch."
             )
 
+    @property
+    def stepped(self) -> bool:
+        """Whether an optimizer has stepped on the last private gradient."""
+        return self._used_release == self._engine.released and bool(self._used)
+
     def check(self, optimizer: Optimizer) -> None:
         """Raise unless ``optimizer`` may step now.
 
@@ -127,11 +132,16 @@ class StepGuard:
         def run() -> Any:
             result = closure()
             self.check(optimizer)
-            return next(descent) if descent is not None else result
+            return result if shown is None else next(shown)
 
-        # L-BFGS ends its search where the loss stops to change. The loss is a function of the private data without
-        # noise, so it gets numbers that fall for ever, and decides by the private gradient alone.
-        descent = itertools.count(0.0, -1.0) if isinstance(optimizer, torch.optim.LBFGS) else None
+        # The loss is a function of the private data without noise. Torch's own optimizers hand it on, unread, but
+        # L-BFGS, which ends its search where it stops to change: it gets numbers that fall for ever, and decides by
+        # the private gradient alone. Others may set their step by it: they get no number at all.
+        shown: Iterator[float] | None = None
+        if isinstance(optimizer, torch.optim.LBFGS):
+            shown = itertools.count(0.0, -1.0)
+        elif not type(optimizer).__module__.startswith("torch.optim."):
+            shown = itertools.repeat(float("nan"))
         return run
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -379,6 +379,9 @@ class PrivateGradients:
             self._recorder.start(self._last_examples)
         else:
             self._expected = None
+            if self._trained.has_public:
+                # A loss of the public part may follow, through layers of the private one.
+                self._recorder.start(self._last_examples)
 
     def _accumulate(self, expected: _Expected) -> None:
         norms = self._findings.squared_norms()
@@ -480,6 +483,6 @@ class PrivateGradients:
 _NOT_DUE = (
     "backward ran when no private step was due: a second backward for the same batch (several losses, "
     "torch.autograd.grad in the training step, a closure called twice, reentrant checkpointing) or one "
-    "outside the training step. Add the losses up and call backward once; checkpoint with "
-    "use_reentrant=False."
+    "outside the training step. Add the losses up and call backward once; declare a part that never sees the data, "
+    "such as the generator of a GAN, with public=...; checkpoint with use_reentrant=False."
 )

@@ -50,6 +50,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from lightning_privacy.errors import PrivacyViolation, UnsupportedError
 from lightning_privacy.gradients.followed import Followed, recording
 from lightning_privacy.gradients.functional_call import MixedCall
+from lightning_privacy.gradients.functional_losses import COUNTING_LOSSES, refuse_coupled_loss
 from lightning_privacy.gradients.functional_operation import Operation
 from lightning_privacy.gradients.functional_tables import LIKE_OTHER, PLAIN
 from lightning_privacy.gradients.layout import FIRST, Layout
@@ -98,6 +99,12 @@ class FollowedParameters:
         if not recorder.armed or recorder.bypass:
             return False
         return self._mode in _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of the batch, where their number is known."""
+        examples = self._recorder.examples
+        return None if examples is None else examples * self._recorder.views
 
     def reset(self) -> None:
         """Forget what was made of parameters, and what was computed from a batch."""
@@ -224,6 +231,7 @@ class FollowedParameters:
     ) -> Any:
         """Compute with parameters and constants alone, and follow what comes out."""
         changed = [followed[id(leaf)].graph if id(leaf) in followed else leaf for leaf in leaves]
+        data = {id(tensor) for tensor in tensors_in(leaves) if self.is_data(tensor)}
         args, kwargs = tree_unflatten(changed, spec)
         with recording():
             output = _repeat(*args, **kwargs) if function is Tensor.repeat else function(*args, **kwargs)
@@ -232,7 +240,7 @@ class FollowedParameters:
             sources.update(one.sources)
         # What was changed in place is made of parameters from now on, too.
         for tensor in (*tensors_in(output), *tensors_in(leaves)):
-            if tensor.requires_grad and id(tensor) not in self.tracked:
+            if tensor.requires_grad and id(tensor) not in self.tracked and id(tensor) not in data:
                 self.tracked[id(tensor)] = Followed(tensor, tensor, sources)
         return output
 
@@ -359,6 +367,8 @@ class _Mode(TorchFunctionMode):
         owner = self._owner
         tracked = owner.tracked
         kwargs = kwargs or _NO_KEYWORDS
+        if func in COUNTING_LOSSES and torch.is_grad_enabled():
+            refuse_coupled_loss(func, args, kwargs, rows=owner.rows)
         for value in args:
             if id(value) in tracked or (type(value) in _SEQUENCES and any(id(item) in tracked for item in value)):
                 return owner.called(func, args, kwargs)

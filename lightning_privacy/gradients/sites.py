@@ -99,7 +99,8 @@ class _CompositeSite(Site):
         """See :meth:`Site.run`."""
         recorder = self.recorder
         unknown = recorder.armed and recorder.seen is None and self.name not in recorder.layouts
-        if unknown and getattr(self.layer, "batch_first", True) is False:
+        packed = bool(args) and isinstance(args[0], nn.utils.rnn.PackedSequence)  # which knows its examples
+        if unknown and not packed and getattr(self.layer, "batch_first", True) is False:
             raise UnsupportedError(
                 f"layer '{self.name}' ({type(self.layer).__name__}) takes time first, and whether the batch really is "
                 "in the second dimension of what it gets can't be told here: a batch put first would be mixed along "
@@ -342,6 +343,20 @@ def _warn_uncompiled(name: str) -> None:
     )
 
 
+class _PublicSite:
+    """A layer whose parameters see no private data; what it makes goes through the rest like a batch."""
+
+    def __init__(self, recorder: Recorder, watch: FollowedParameters) -> None:
+        self.recorder = recorder
+        self.watch = watch
+
+    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = original(*args, **kwargs)
+        if self.recorder.armed and self.recorder.listening():
+            self.watch.note_output(output)
+        return output
+
+
 def install(module: nn.Module, recorder: Recorder, private: Container[int]) -> None:
     """Put a site at every layer of ``module`` that has private parameters.
 
@@ -358,6 +373,9 @@ def install(module: nn.Module, recorder: Recorder, private: Container[int]) -> N
         if isinstance(site, _CompositeSite):
             inner.update(layer.modules())
         handler: _Handler | None = site
+        own = [p for p in layer.parameters(recurse=False) if p.requires_grad]
+        if site is None and layer not in inner and own and not any(id(p) in private for p in own):
+            handler = _PublicSite(recorder, watch)
         if isinstance(site, _FallbackSite) and next(layer.children(), None) is not None:
             handler = _WatchedSite(watch)
         if "_orig_mod" in layer._modules:  # torch.compile(layer)

@@ -93,6 +93,92 @@ def test_p24_a_generator_that_sees_no_data_costs_nothing(tiny: Any, toggle: bool
     assert len(module.critic_gradients) == 12
 
 
+class Usual(Gan):
+    """As GANs are written: the critic first, a loss for each kind of image."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        real = batch[0]
+        optimizer_g, optimizer_c = self.optimizers()
+        ones, zeros = torch.ones(len(real), 1).double(), torch.zeros(len(real), 1).double()
+        criterion = nn.functional.binary_cross_entropy_with_logits
+        if self.toggle:
+            self.toggle_optimizer(optimizer_c)
+        optimizer_c.zero_grad()
+        fake = self.generator(torch.randn(len(real), 2, dtype=torch.float64))
+        loss = criterion(self.critic(real), ones) + criterion(self.critic(fake.detach()), zeros)
+        self.manual_backward(loss)
+        optimizer_c.step()
+        if self.toggle:
+            self.untoggle_optimizer(optimizer_c)
+            self.toggle_optimizer(optimizer_g)
+        optimizer_g.zero_grad()
+        fake = self.generator(torch.randn(len(real), 2, dtype=torch.float64))
+        self.manual_backward(criterion(self.critic(fake), ones))
+        optimizer_g.step()
+        if self.toggle:
+            self.untoggle_optimizer(optimizer_g)
+
+
+@NOISELESS
+@pytest.mark.parametrize("probe", [True, False], ids=["probe", "no probe"])
+@pytest.mark.parametrize("toggle", [True, False], ids=["toggled", "both"])
+def test_p24_a_gan_as_it_is_usually_written(tiny: Any, toggle: bool, probe: bool) -> None:
+    weights = []
+    for private in (False, True):
+        privacy = DifferentialPrivacy(
+            delta=0.01, noise_multiplier=0.0, max_grad_norm=1e9, public="generator", probe=probe
+        )
+        module = Usual(toggle=toggle)
+        torch.manual_seed(7)
+        trainer = tiny.trainer(max_epochs=3, callbacks=[privacy] if private else [])
+        trainer.fit(module, tiny.loader(24, batch_size=24, shuffle=False))
+        weights.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-9, atol=1e-9)
+
+
+def test_p24_data_that_reaches_a_public_part_is_refused(tiny: Any) -> None:
+    privacy = DifferentialPrivacy(delta=0.01, noise_multiplier=1.0, public="generator")
+    with pytest.raises(UnsupportedError, match="public"):
+        tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(Gan(leaks=True), tiny.loader(24))
+    assert not privacy.ledger.history
+
+
+class Polyak(torch.optim.Optimizer):
+    """Sets its step by the loss."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 1.0})
+        self.losses: list[float] = []
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        loss = closure()
+        self.losses.append(float(loss))
+        return loss
+
+
+def test_p24_an_optimizer_is_not_shown_the_loss(tiny: Any) -> None:
+    module = tiny.Module()
+    optimizer = Polyak(module.parameters())
+    module.configure_optimizers = lambda: optimizer
+    privacy = DifferentialPrivacy(delta=0.01, noise_multiplier=1.0, probe=False)
+    tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(module, tiny.loader(24))
+    assert len(optimizer.losses) == 6
+    assert all(loss != loss for loss in optimizer.losses)
+
+
+def test_p24_a_gradient_that_nobody_steps_on_is_a_caveat(tiny: Any) -> None:
+    class Choosy(Plain):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            loss = self.loss(batch)
+            self.manual_backward(loss)
+            if loss < 0:
+                self.optimizers()[0].step()
+
+    privacy = DifferentialPrivacy(delta=0.01, noise_multiplier=1.0, probe=False)
+    tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(Choosy(), tiny.loader(24))
+    assert any("no optimizer stepped on" in caveat for caveat in privacy.ledger.caveats)
+
+
 @NOISELESS
 def test_p24_the_generator_learns_as_without_privacy(tiny: Any) -> None:
     """With all data in each batch, no noise and a huge bound, every weight is that of a plain run."""

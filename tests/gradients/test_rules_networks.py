@@ -7,10 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from brute_force import check_clipped_sums, engine_for, outputs_loss
+from laid_out import check_laid_out
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from transformers.pytorch_utils import Conv1D
 
+from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.gradients.rules import composite_rule_for
 
 
@@ -104,7 +106,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]
         lambda: (torch.randint(0, 9, (5, 6)), torch.tensor([3, 6, 1, 6, 2])),
     ),
     "cells": (StepByStep, lambda: (_normal(5, 4, 3),)),
-    "time first": (TimeFirst, lambda: (_normal(5, 4, 3),)),
     "upsampler": (Upsampler, lambda: (_normal(5, 1, 6, 6),)),
     "attention used twice": (SharedAttention, lambda: (_normal(5, 3, 4), _normal(5, 2, 4))),
     "encoder": (
@@ -128,6 +129,22 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]
 @pytest.mark.parametrize(("make", "data"), MODELS.values(), ids=MODELS)
 def test_networks(make: Callable[[], nn.Module], data: Callable[[], tuple[Tensor, ...]], train: bool) -> None:
     check_clipped_sums(make().double().train(train), data())
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["training", "evaluating"])
+def test_layers_that_take_time_first_once_a_probe_has_looked(train: bool) -> None:
+    check_laid_out(TimeFirst().double().train(train), (_normal(5, 4, 3),))
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(3, 4), nn.MultiheadAttention(3, 1)], ids=["LSTM", "attention"])
+def test_p03_layers_that_take_time_first_are_refused_without_a_probe(layer: nn.Module) -> None:
+    """With as many steps as examples, a batch put first would not be told from one put second."""
+    engine = engine_for(layer)
+    engine.arm(batch_size=5, step=0)
+    x = torch.randn(5, 5, 3)
+    with pytest.raises(UnsupportedError, match=r"takes time first.*batch_first=True.*probe=True"):
+        layer(*([x] if isinstance(layer, nn.LSTM) else [x, x, x]))
+    engine.detach()
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["training", "evaluating"])
