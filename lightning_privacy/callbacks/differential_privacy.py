@@ -90,7 +90,8 @@ class DifferentialPrivacy(Callback):
 
     The loss must be the mean over the batch of one loss per example: with a mean weighted by what the batch holds, an
     example changes what the others add, and epsilon is not what is reported. A sum would clip gradients that are larger
-    by the number of examples drawn. The probe refuses both.
+    by the number of examples drawn. The probe looks for both, in what a few examples show. Training metrics that are
+    logged get a caveat in the ledger; validation metrics of the same people are as private, which can't be told here.
 
     Args:
         delta: Probability with which the guarantee may fail, in (0, 1); below 1 / number of examples.
