@@ -82,6 +82,7 @@ class Recorder:
         self.generation = 0
         self.armed = False
         self.examples: int | None = None
+        self.guessed = False
         self.uses: dict[int, int] = {}
         self.calls: dict[str, int] = {}
         self.layouts: Layouts = {}
@@ -95,6 +96,7 @@ class Recorder:
         self.generation += 1
         self.armed = True
         self.examples = examples
+        self.guessed = False
         self.uses = {}
         self.calls = {}
         if self.watch is not None:
@@ -141,6 +143,7 @@ class Recorder:
                 "each other (x.repeat_interleave(views, 0))"
             )
         self.examples = rows // self.views
+        self.guessed = True
 
     def place(self, name: str, shape: torch.Size, dimensions: int) -> Layout | None:
         """Return where the examples are in an output; None when nobody shall listen to it.
@@ -211,15 +214,18 @@ class Recorder:
             )
         return layouts[min(call, len(layouts) - 1)]
 
-    @staticmethod
-    def _check(name: str, shape: torch.Size, dimensions: int, rows: int) -> None:
+    def _check(self, name: str, shape: torch.Size, dimensions: int, rows: int) -> None:
         if len(shape) < dimensions or shape[0] != rows:
+            hint = (
+                " (Their number is that of the first call of the network since the last step: evaluate under "
+                "torch.no_grad().)"
+            )
             raise UnsupportedError(
                 f"layer '{name}' returned shape {tuple(shape)}, but the batch has {rows} examples and must "
                 "be the first dimension of every layer with parameters. Keep positions, patches or time steps in "
                 "dimensions of their own (no view(batch * steps, ...)), don't concatenate batches, and look positions "
-                "up for every example (indices.expand(batch, -1)); or train with probe=True, which finds out where "
-                "the examples are."
+                "up for every example (indices.expand(batch, -1)); or train with DifferentialPrivacy(probe=True), "
+                "which finds out where the examples are." + (hint if self.guessed else "")
             )
 
     @contextmanager
