@@ -17,14 +17,16 @@ Example:
 from __future__ import annotations
 
 import copy
+import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from lightning_privacy._lightning import DummyLogger, LightningModule
@@ -45,6 +47,11 @@ _DTYPES = {
     "16-true": torch.float16,
     "bf16-true": torch.bfloat16,
 }
+
+
+_HALF = (torch.float16, torch.bfloat16)
+
+_logger = logging.getLogger(__name__)
 
 
 class StandingOptimizer(Optimizer):
@@ -185,25 +192,27 @@ def probe_training_step(
     devices = sorted({p.device for p in module.parameters() if p.device.type != "cpu"}, key=str)
     with untouched_generators(devices):
         examples = _examples(loader, views)
-        rehearsing = _rehearsing(trainer, module, loader)
 
-        def step(module: Any, examples: Sequence[Any], backward: bool) -> None:
-            module.trainer = trainer  # which a copy doesn't keep
-            batch = internals.move_batch(trainer, module, loader.collate_fn(list(examples)))
-            for part in module.modules():
-                if isinstance(part, _Rehearsing):
-                    part._backward = backward
-            _run_step(trainer, module, batch, batch_idx, backward=backward)
+        def prepare(dtype: torch.dtype, *, single: bool) -> IndependenceProbe:
+            rehearsing = _rehearsing(trainer, module, loader)
+            rehearsal = _Rehearsal(trainer, loader, batch_idx, single=single)
+            return IndependenceProbe(
+                rehearsing.float() if single else rehearsing,
+                rehearsal.step,
+                examples,
+                public=public,
+                views=views,
+                dtype=dtype,
+                finish=rehearsal.finish,
+            )
 
-        probe = IndependenceProbe(
-            rehearsing,
-            step,
-            examples,
-            public=public,
-            views=views,
-            dtype=_coarsest(trainer, module),
-        )
-        return probe.run()
+        coarsest = _coarsest(trainer, module)
+        if coarsest in _HALF:
+            # What examples do to each other can be less than half precision rounds off.
+            probe = prepare(torch.float32, single=True)
+            if probe.in_single_precision():
+                return probe.run()
+        return prepare(coarsest, single=False).run()
 
 
 def _coarsest(trainer: Any, module: LightningModule) -> torch.dtype:
@@ -213,15 +222,67 @@ def _coarsest(trainer: Any, module: LightningModule) -> torch.dtype:
     return max(own, key=lambda dtype: torch.finfo(dtype).eps)
 
 
-def _run_step(trainer: Any, module: Any, batch: Any, batch_idx: int, *, backward: bool) -> None:
-    arguments = internals.step_arguments(trainer, batch, batch_idx)
-    if type(module).on_train_batch_start is not LightningModule.on_train_batch_start:
-        module.on_train_batch_start(batch, batch_idx)
-    with trainer.precision_plugin.train_step_context():
-        output = module.training_step(*arguments)
-    loss = output.get("loss") if isinstance(output, Mapping) else output
-    if backward and module.automatic_optimization and isinstance(loss, Tensor):
-        module.backward(loss)
+class _Rehearsal:
+    """Runs the step of a copy as the trainer would.
+
+    Args:
+        trainer: The trainer.
+        loader: Whose function makes batches.
+        batch_idx: Number of the batch.
+        single: Leave the trainer's half precision out.
+    """
+
+    def __init__(self, trainer: Any, loader: DataLoader[Any], batch_idx: int, *, single: bool) -> None:
+        self.trainer, self.loader, self.batch_idx, self.single = trainer, loader, batch_idx, single
+        self.last: tuple[Any, Any] = (None, None)
+
+    def step(self, module: Any, examples: Sequence[Any], backward: bool) -> None:
+        """Make a batch, and run the step on it."""
+        module.trainer = self.trainer  # which a copy doesn't keep
+        batch = internals.move_batch(self.trainer, module, self.loader.collate_fn(list(examples)))
+        if self.single:
+            batch = tree_map(_in_single_precision, batch)
+        for part in module.modules():
+            if isinstance(part, _Rehearsing):
+                part._backward = backward
+        arguments = internals.step_arguments(self.trainer, batch, self.batch_idx)
+        if type(module).on_train_batch_start is not LightningModule.on_train_batch_start:
+            module.on_train_batch_start(batch, self.batch_idx)
+        with nullcontext() if self.single else self.trainer.precision_plugin.train_step_context():
+            output = module.training_step(*arguments)
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        if backward and module.automatic_optimization and isinstance(loss, Tensor):
+            module.backward(loss)
+        self.last = batch, output
+
+    def finish(self, module: Any) -> None:
+        """Run the hooks that may keep something of the last batch for the next one."""
+        batch, output = self.last
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        if not isinstance(loss, Tensor):
+            return
+        loss = loss.detach()
+        outputs = {**output, "loss": loss} if isinstance(output, Mapping) else {"loss": loss}
+        calls: list[tuple[str, tuple[Any, ...]]] = [("on_before_backward", (loss,)), ("on_after_backward", ())]
+        if module._standing_optimizers:
+            calls.insert(0, ("on_before_zero_grad", (module._standing_optimizers[0],)))
+        calls.append(("on_train_batch_end", (outputs, batch, self.batch_idx)))
+        for parameter in module._optimized():
+            if parameter.grad is None:  # a private gradient would be there to look at
+                parameter.grad = torch.zeros_like(parameter)
+        for name, arguments in calls:
+            if getattr(type(module), name) is getattr(LightningModule, name):
+                continue
+            try:
+                getattr(module, name)(*arguments)
+            except Exception as error:  # noqa: BLE001 - it may look for what only a fit has, such as logged metrics
+                _logger.info("%s was left out of the independence probe: %r", name, error)
+        for parameter in module._optimized():
+            parameter.grad = None
+
+
+def _in_single_precision(leaf: Any) -> Any:
+    return leaf.float() if isinstance(leaf, Tensor) and leaf.dtype in _HALF else leaf
 
 
 def _examples(loader: DataLoader[Any], views: int) -> list[Any]:

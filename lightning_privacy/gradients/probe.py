@@ -6,9 +6,10 @@ on a few small batches before the first one that counts, and compares:
 
 1. *Layouts*: batches of two and of three examples tell where the examples are in the output of each layer.
 2. *Nothing unexplained*: the gradients of the examples add up to what autograd finds for the whole batch.
-3. *Independence*: one example is replaced, by real ones and by extremes; the gradients of the others must stay. What
-   draws random numbers is run with several seeds: mixing that happens with probability 1/2 in a batch, with a random
-   partner, is missed with probability below 1%; mixing with probability 1/5 in one case of five.
+3. *Independence*: one example is replaced, at the start, in the middle and at the end of a batch, by real ones and by
+   extremes, by values and labels that the data don't have, and next to one of its own class; the gradients of the
+   others must stay. What draws random numbers is run with several seeds: mixing that happens with probability 1/2 in
+   a batch, with a random partner, is missed with probability below 1%; with probability 1/5 in one case of five.
 4. *Length*: a longer example must not change the others through padding.
 5. *Scale*: an example has, alone, a gradient larger by the number of examples than in a batch: the loss is a mean.
 6. *Memory*: the batch before must not change the gradients.
@@ -33,6 +34,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -41,20 +43,21 @@ from torch import Tensor
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.gradients import probe_refusals as refusals
 from lightning_privacy.gradients.layout import Layouts
-from lightning_privacy.gradients.probe_examples import Trial, lengths_differ, size, trials
+from lightning_privacy.gradients.probe_examples import Trial, hard_trials, lengths_differ, size, trials
 from lightning_privacy.gradients.probe_gradients import (
     ExampleGradients,
     example_gradients,
 )
+from lightning_privacy.gradients.probe_indices import CheckedValues
 from lightning_privacy.gradients.probe_randomness import untouched_generators
-from lightning_privacy.gradients.probe_rows import changed_rows
+from lightning_privacy.gradients.probe_rows import changed_rows, without_row
 from lightning_privacy.gradients.probe_runs import SEED, Found, ProbeRuns, Step
 from lightning_privacy.gradients.probe_trace import Trace, first_change, traced
 
 __all__ = ["IndependenceProbe", "Step"]
 
-_ATTEMPTS = 10
-"""Replacements, each with a seed of its own where the step draws random numbers."""
+_ATTEMPTS = 8
+"""Replacements, each with a seed of its own where the step draws random numbers; those that are made come on top."""
 _FULL = 2
 """Replacements in the first batch for which all gradients are compared; for the others it is the values, and what the
 loss makes of them."""
@@ -73,6 +76,7 @@ class IndependenceProbe(ProbeRuns):
         views: how many rows of a batch belong to one example.
         loss_reduction: what the loss is declared to be over the batch: ``"mean"`` or ``"sum"``.
         dtype: the coarsest type the step computes in.
+        finish: what else happens to the module after a batch, before the next one.
 
     Raises:
         ConfigurationError: no example, or a module that can't be copied.
@@ -93,8 +97,9 @@ class IndependenceProbe(ProbeRuns):
             self.find_layouts(tried[0].batch)
             found = self._check_replacements(tried)
             self._check_total(tried[0], plain, found)
+            tried = [*tried, *hard_trials(self.pool)]
             if self.public:
-                self._check_public(public, self.plain(tried[0].replaced)[1])
+                self._check_public(tried, public)
             self._check_more_replacements(tried)
             self._check_length()
             self._check_scale(tried[0], found)
@@ -113,7 +118,7 @@ class IndependenceProbe(ProbeRuns):
         return first.gradients
 
     def _compare(self, trial: Trial, one: Found, two: Found, seed: int, *, steady: bool) -> None:
-        if bool(self._changed_examples(one, two)[1:].any()):
+        if bool(without_row(self._changed_examples(one, two), trial.place).any()):
             raise self._locate(trial, seed, steady=steady)
 
     def _changed_examples(self, one: Found, two: Found, *, wider: float = 1.0) -> Tensor:
@@ -144,16 +149,30 @@ class IndependenceProbe(ProbeRuns):
             if not random:
                 reference = next((trace for batch, trace in steady_traces if _same(batch, trial.batch)), None)
             if reference is None:
-                reference, random = self.trace(trial.batch, seed, steady=False, cut=True)
+                reference, drawn = self._tried(trial, trial.batch, seed)
+                if reference is None:
+                    continue
+                random = drawn
                 steady_traces.append((trial.batch, reference))
-            other, _ = self.trace(trial.replaced, seed, steady=False, cut=True)
-            if self._suspicious(reference, other):
+            other, _ = self._tried(trial, trial.replaced, seed)
+            if other is not None and (self.outside_layers or self._suspicious(reference, other, trial.place)):
                 one, two = (self.gradients(batch, seed, steady=False) for batch in (trial.batch, trial.replaced))
                 self._compare(trial, one, two, seed, steady=False)
 
-    def _suspicious(self, one: Trace, two: Trace) -> bool:
+    def _tried(self, trial: Trial, batch: Sequence[Any], seed: int) -> tuple[Trace | None, bool]:
+        """Trace a batch of a trial; None where the step can't take the values that were made for it."""
+        if not trial.made:
+            return self.trace(batch, seed, steady=False, cut=True)
+        try:
+            with CheckedValues() if self.devices else nullcontext():
+                return self.trace(batch, seed, steady=False, cut=True)
+        except Exception:  # noqa: BLE001 - whatever it raises, training would have stopped there too
+            return None, False
+
+    def _suspicious(self, one: Trace, two: Trace, place: int) -> bool:
         return any(
-            first_change(one, two, tolerance=self.tolerance, gradients=gradients, only=self.layers) is not None
+            first_change(one, two, tolerance=self.tolerance, gradients=gradients, only=self.layers, place=place)
+            is not None
             for gradients in (False, True)
         )
 
@@ -161,10 +180,10 @@ class IndependenceProbe(ProbeRuns):
         """Find out where the examples of a trial meet."""
         one, _ = self.trace(trial.batch, seed, steady=steady, cut=False)
         two, _ = self.trace(trial.replaced, seed, steady=steady, cut=False)
-        change = first_change(one, two, tolerance=self.tolerance)
+        change = first_change(one, two, tolerance=self.tolerance, place=trial.place)
         if change is not None:
             return refusals.mixed_by_layer(self.modules, *change)
-        back = first_change(one, two, tolerance=self.tolerance, gradients=True)
+        back = first_change(one, two, tolerance=self.tolerance, gradients=True, place=trial.place)
         if back is not None and back[1] is not None:
             return refusals.mixed_on_the_way_back(self.modules, back[0])
         return refusals.mixed_by_loss()
@@ -205,8 +224,30 @@ class IndependenceProbe(ProbeRuns):
             return  # the layers that run example by example may have drawn other numbers
         raise refusals.unexplained(worst)
 
-    def _check_public(self, one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
-        """Compare the gradients of public parameters next to an example and next to another."""
+    def _check_public(self, tried: Sequence[Trial], first: dict[str, Tensor]) -> None:
+        """Compare the gradients of public parameters next to an example and next to others."""
+        known: list[tuple[Sequence[Any], dict[str, Tensor]]] = [(tried[0].batch, first)]
+        for trial in tried:
+            found = next((gradients for batch, gradients in known if _same(batch, trial.batch)), None)
+            if found is None:
+                found = self._of_public(trial, trial.batch)
+                if found is None:
+                    continue
+                known.append((trial.batch, found))
+            other = self._of_public(trial, trial.replaced)
+            if other is not None:
+                self._compare_public(found, other)
+
+    def _of_public(self, trial: Trial, batch: Sequence[Any]) -> dict[str, Tensor] | None:
+        if not trial.made:
+            return self.plain(batch)[1]
+        try:
+            with CheckedValues() if self.devices else nullcontext():
+                return self.plain(batch)[1]
+        except Exception:  # noqa: BLE001 - see above
+            return None
+
+    def _compare_public(self, one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
         for name in sorted(one.keys() | two.keys()):
             first, second = one.get(name), two.get(name)
             if first is None or second is None:
@@ -294,7 +335,7 @@ class IndependenceProbe(ProbeRuns):
             self.trace(trial.batch, SEED, steady=True, cut=True, before=before)[0]
             for before in (trial.batch, trial.replaced)
         )
-        if not self._suspicious(one, two):
+        if not self._suspicious(one, two, 0):
             return
         found = [self.gradients(trial.batch, before=before) for before in (trial.batch, trial.replaced)]
         if bool(self._changed_examples(*found).any()):

@@ -25,30 +25,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Trial", "by_variety", "lengths_differ", "map_leaves", "size", "trials"]
+__all__ = ["Trial", "by_variety", "hard_trials", "lengths_differ", "map_leaves", "size", "trials"]
 
 _OTHERS = 3
 """Examples of a batch beside the one that is replaced."""
 _LABELS = 16
 """Whole numbers that are taken for labels; more of them are taken for data."""
+_RELABELLED = 4
+"""Trials with labels that the data don't have, at most."""
+_HUGE = 1e4
+"""How much larger than the largest value of the data a made one is."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A batch, and what its first example is replaced by.
+    """A batch, and what one of its examples is replaced by.
 
     Args:
-        batch: the examples; those from the second on are the ones that nothing may happen to.
-        replacement: takes the place of the first.
+        batch: the examples; to all but one of them nothing may happen.
+        replacement: takes the place of that one.
+        place: where it is in the batch.
+        made: whether there may be values that the data never have, on which a step may fail.
     """
 
     batch: tuple[Any, ...]
     replacement: Any
+    place: int = 0
+    made: bool = False
 
     @property
     def replaced(self) -> tuple[Any, ...]:
-        """The batch with the other first example."""
-        return (self.replacement, *self.batch[1:])
+        """The batch with the other example."""
+        return (*self.batch[: self.place], self.replacement, *self.batch[self.place + 1 :])
 
 
 class _MismatchError(ValueError):
@@ -128,20 +136,26 @@ def _kinds(example: Any) -> tuple[object, ...]:
 
 
 def by_variety(examples: Sequence[Any], count: int) -> list[Any]:
-    """Return ``count`` of the examples, different classes and sizes first.
+    """Return ``count`` of the examples, different classes and sizes first, but for a pair or two of one kind.
 
     Args:
         examples: to choose from.
         count: how many at most.
     """
-    seen: set[object] = set()
-    new: list[Any] = []
-    again: list[Any] = []
+    new: dict[object, Any] = {}
+    again: list[tuple[object, Any]] = []
     for example in examples:
         kind = _kinds(example), size(example)
-        (again if kind in seen else new).append(example)
-        seen.add(kind)
-    return [*new, *again][:count]
+        if kind in new:
+            again.append((kind, example))
+        else:
+            new[kind] = example
+    kept = dict(list(new.items())[: count - min(count // 4, len(again))])
+    # What a loss makes of two examples of one class is seen only where there are two.
+    again.sort(key=lambda item: item[0] not in kept)
+    rest = [example for kind, example in new.items() if kind not in kept]
+    pairs = [example for _, example in again]
+    return [*kept.values(), *pairs, *rest][:count]
 
 
 def _reach(examples: Sequence[Any]) -> list[tuple[int, ...]]:
@@ -155,14 +169,14 @@ def lengths_differ(pool: Sequence[Any]) -> bool:
     return any([_shape(leaf) for leaf in _leaves(example)] != _reach(pool) for example in pool)
 
 
-def _extreme(example: Any, pool: Sequence[Any], pick: Callable[[Tensor], Tensor]) -> Any:
-    """Return the example with all its floats at the largest, or smallest, value they have in the pool."""
+def _extreme(example: Any, pool: Sequence[Any], pick: Callable[[Tensor], Tensor], factor: float = 1.0) -> Any:
+    """Return the example with all its floats at what is picked of the pool's values, such as the largest."""
 
     def level(leaf: Any, *others: Any) -> Any:
         if not _is_float(leaf):
             return leaf
         values = torch.stack([pick(torch.as_tensor(other).double()) for other in others if prod(_shape(other)) > 0])
-        value = float(pick(values))
+        value = factor * float(pick(values))
         if isinstance(leaf, Tensor):
             return torch.full_like(leaf, value)
         return np.full_like(leaf, value) if isinstance(leaf, np.ndarray | np.generic) else type(leaf)(value)
@@ -212,6 +226,80 @@ def _cycled(items: Sequence[Any]) -> list[Any]:
     return [items[number % len(items)] for number in range(_OTHERS)]
 
 
+def _may_be_label(leaf: Any) -> bool:
+    if isinstance(leaf, str | bytes) or prod(_shape(leaf)) > _LABELS:
+        return False
+    if not isinstance(leaf, Tensor | np.ndarray | np.generic | int | float):
+        return False
+    values = torch.as_tensor(leaf)
+    return not values.is_complex() and bool((values == values.double().round()).all())
+
+
+def _labelled_like(example: Any, other: Any) -> Any:
+    """Return the example with the labels of the other one."""
+
+    def label(leaf: Any, another: Any) -> Any:
+        return another if _may_be_label(leaf) and _may_be_label(another) and _shape(leaf) == _shape(another) else leaf
+
+    try:
+        return map_leaves(label, example, other)
+    except ValueError:
+        return example
+
+
+def _relabelled(example: Any, pool: Sequence[Any]) -> Iterator[Any]:
+    """Yield the example with labels of which the pool has one value only at 0, or at 1, where they are not."""
+    leaves = [_leaves(item) for item in pool]
+    if any(len(own) != len(leaves[0]) for own in leaves):
+        return
+    for number, column in enumerate(zip(*leaves, strict=True)):
+        if not all(map(_may_be_label, column)) or len({_shape(leaf) for leaf in column}) > 1:
+            continue
+        values = torch.stack([torch.as_tensor(leaf).double() for leaf in column])
+        alone = (values == values[0]).all(0)
+        for level in (1.0, 0.0):
+            made = torch.where(alone, level, torch.as_tensor(_leaves(example)[number]).double())
+            if not bool((made == values[0])[alone].all()):
+                yield _with_leaf(example, number, made)
+
+
+def _with_leaf(example: Any, number: int, values: Tensor) -> Any:
+    numbers = iter(range(len(_leaves(example))))
+
+    def put(leaf: Any) -> Any:
+        if next(numbers) != number:
+            return leaf
+        if isinstance(leaf, Tensor):
+            return values.to(leaf)
+        if isinstance(leaf, np.ndarray | np.generic):
+            made = values.numpy().astype(leaf.dtype)
+            return made if isinstance(leaf, np.ndarray) else made[()]
+        return type(leaf)(values.item())
+
+    return map_leaves(put, example)
+
+
+def hard_trials(pool: Sequence[Any]) -> list[Trial]:
+    """Return trials with pairs of one label, labels that the pool does not have, and values out of all bounds.
+
+    Args:
+        pool: examples of the data set.
+    """
+    found = []
+    for place, (first, others) in enumerate(_groups(pool), 1):
+        real = next(iter(_replacements(first, others, pool)), first)
+        own, other = _labelled_like(first, others[0]), _labelled_like(real, others[0])
+        found.append(Trial((*others[:place], own, *others[place:]), other, place, made=True))
+    first, others = _groups(pool)[0]
+    made = list(_relabelled(first, pool))[:_RELABELLED]
+    for factor in (float("nan"), _HUGE) if any(map(_is_float, _leaves(first))) else ():
+        try:
+            made.append(_extreme(first, pool, lambda values: values.abs().max(), factor))
+        except (ValueError, RuntimeError, OverflowError):
+            continue  # built differently, nothing to take the largest of, or too large for its type
+    return [*found, *(Trial((first, *others), item, made=True) for item in made)]
+
+
 def _groups(pool: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
     """Return which example to replace among which others, twice: what is special about some may hide a coupling."""
     ordered = sorted(pool, key=size, reverse=True)
@@ -233,8 +321,10 @@ def trials(pool: Sequence[Any], count: int) -> list[Trial]:
         count: how many.
     """
     columns = []
-    for first, others in _groups(pool):
-        made = [Trial((first, *others), other) for other in _replacements(first, others, pool)]
-        columns.append(made or [Trial((first, *others), first)])
+    # The second group has the one that is replaced at the end: a step may look at some places only.
+    for place, (first, others) in zip((0, _OTHERS), _groups(pool), strict=False):
+        batch = (*others[:place], first, *others[place:])
+        made = [Trial(batch, other, place) for other in _replacements(first, others, pool)]
+        columns.append(made or [Trial(batch, first, place)])
     found = [trial for column in zip_longest(*columns) for trial in column if trial is not None]
     return [found[number % len(found)] for number in range(count)]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_privacy.gradients.layout import Layout
 
-__all__ = ["changed_rows", "rows_of", "split_rows", "tolerance_for"]
+__all__ = ["changed_rows", "rows_of", "split_rows", "tolerance_for", "without_row"]
 
 _KEPT = 4096
 """Entries kept of a row."""
@@ -62,6 +62,16 @@ def split_rows(values: Tensor, layout: Layout, examples: int) -> Tensor:
         return values.reshape(1, -1)
     moved = values.movedim(layout.dimension, 0)
     return moved.reshape(examples, -1)
+
+
+def without_row(rows: Tensor, place: int) -> Tensor:
+    """Return all rows but one.
+
+    Args:
+        rows: shape ``(B, *)``.
+        place: which one to leave out.
+    """
+    return torch.cat([rows[:place], rows[place + 1 :]])
 
 
 def changed_rows(first: Tensor, second: Tensor, *, tolerance: float, whole: Tensor | None = None) -> Tensor:

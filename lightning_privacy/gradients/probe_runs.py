@@ -16,26 +16,27 @@ Example:
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lightning_privacy._validate import one_of, positive, positive_int
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients import probe_refusals as refusals
 from lightning_privacy.gradients.layout import Layout, Layouts, infer_layout
-from lightning_privacy.gradients.probe_examples import by_variety, size
+from lightning_privacy.gradients.probe_examples import by_variety, size, trials
 from lightning_privacy.gradients.probe_gradients import (
     ExampleGradients,
     example_gradients,
     listening,
     plain_gradients,
 )
-from lightning_privacy.gradients.probe_randomness import seeded, without_dropout
+from lightning_privacy.gradients.probe_randomness import seeded, untouched_generators, without_dropout
 from lightning_privacy.gradients.probe_rows import tolerance_for
 from lightning_privacy.gradients.probe_trace import Key, Trace, places_of_examples, traced
 
@@ -84,6 +85,7 @@ class ProbeRuns:
         views: int = 1,
         loss_reduction: str = "mean",
         dtype: torch.dtype = torch.float32,
+        finish: Callable[[Any], None] | None = None,
     ) -> None:
         one_of(("mean", "sum"), loss_reduction=loss_reduction)
         positive(examples=len(examples))
@@ -106,6 +108,37 @@ class ProbeRuns:
         self.layouts: Layouts = {}
         self.places: dict[Key, Layout] = {}
         self.random = False
+        self.finish = finish
+
+    @property
+    def outside_layers(self) -> bool:
+        """Whether parameters are used in functions as well, of which a trace of the layers knows nothing."""
+        own = [name for name, p in self.module.named_parameters(recurse=False) if p.requires_grad]
+        operands = (", operand ", " as input of layer ")
+        return any(name not in self.public for name in own) or any(
+            mark in name for name in self.layouts for mark in operands
+        )
+
+    def in_single_precision(self) -> bool:
+        """Return whether the step runs, and no layer returns half precision."""
+        seen: list[torch.dtype] = []
+
+        def note(_module: nn.Module, _args: Any, output: Any) -> None:
+            seen.extend(leaf.dtype for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+
+        batch = trials(self.pool, 1)[0].batch
+        with untouched_generators(self.devices):
+            try:
+                with self.ready(SEED, steady=True) as (module, _):
+                    handles = [layer.register_forward_hook(note) for layer in module.modules()]
+                    try:
+                        self.call(module, batch)
+                    finally:
+                        for handle in handles:
+                            handle.remove()
+            except Exception:  # noqa: BLE001 - it runs in its own precision, or says there what is wrong
+                return False
+        return not {torch.float16, torch.bfloat16} & set(seen)
 
     @contextmanager
     def ready(self, seed: int, *, steady: bool) -> Iterator[tuple[nn.Module, Any]]:
@@ -201,6 +234,8 @@ class ProbeRuns:
             return
         with traced(module, cut=True):
             self.call(module, before)
+            if self.finish is not None:
+                self.finish(module)
         with seeded(seed, self.devices):
             yield
 

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_privacy.gradients.interception import grow_root
 from lightning_privacy.gradients.layout import Layout, infer_layout
-from lightning_privacy.gradients.probe_rows import changed_rows, rows_of, split_rows
+from lightning_privacy.gradients.probe_rows import changed_rows, rows_of, split_rows, without_row
 
 __all__ = ["Entry", "Trace", "first_change", "places_of_examples", "traced"]
 
@@ -170,15 +170,17 @@ def first_change(
     tolerance: float,
     gradients: bool = False,
     only: Container[str] | None = None,
+    place: int = 0,
 ) -> tuple[Key, Key | None] | None:
-    """Return the first tensor in which other rows than the first differ, and the last one before that did not.
+    """Return the first tensor in which other rows than the replaced one differ, and the last one before that did not.
 
     Args:
         first: trace of a batch.
-        second: trace of the batch with another first example.
+        second: trace of the batch with another example at ``place``.
         tolerance: see :func:`changed_rows`.
         gradients: compare the gradients, in the order in which backward meets them.
         only: names of the modules to look at; by default all.
+        place: of the example that is another one.
     """
     keys = list(first.entries)
     before: Key | None = None
@@ -187,12 +189,17 @@ def first_change(
         if two is None or (only is not None and key[0] not in only):
             continue
         rows, others = (one.gradient, two.gradient) if gradients else (one.rows, two.rows)
-        if rows is None or others is None:
+        if rows is None and others is None:
+            continue
+        if rows is None or others is None:  # no gradient came back, in one of the two
+            if gradients:
+                return key, before
             continue
         if rows.shape != others.shape:
             return key, before
-        changed = changed_rows(rows, others, tolerance=tolerance)
-        if bool((changed if one.shared else changed[1:]).any()):
+        if not one.shared:  # the rows that must stay are measured by each other: what was put in may be huge
+            rows, others = without_row(rows, place), without_row(others, place)
+        if bool(changed_rows(rows, others, tolerance=tolerance).any()):
             return key, before
         before = key
     return None

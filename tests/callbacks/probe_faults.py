@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from probe_cases import Case, Probed, images, padded, sequences, texts
+from probe_cases import Case, Probed, images, padded, sequences, texts, vectors
 from torch import Tensor, nn
 from torch.autograd import Function
 
 MEETS = "gradients of the others changed: "
+DIVIDES = "|reduction='mean' divides by"
 LOSS = MEETS + "what the network returns .* the loss couples"
 BEFORE = MEETS + "they are mixed before the first layer"
 
@@ -271,6 +272,23 @@ class Remembering(Probed):
         return loss
 
 
+class RememberingAtEnd(Probed):
+    """Keeps the mean of the batch in a hook."""
+
+    mean: Tensor | float = 0.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self(batch[0]) + self.mean, batch[1])
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.mean = batch[0].mean(0)[:3]
+
+
+class RememberingLoss(RememberingAtEnd):
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.mean = outputs["loss"] * torch.arange(3)
+
+
 class MixedInHook(Probed):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         x, y = batch
@@ -373,6 +391,64 @@ def taught() -> dict[str, nn.Module]:
     return {**classifier(), "teacher": nn.Linear(6, 3).requires_grad_(False)}
 
 
+def own_weights(m: Any, batch: Any) -> Tensor:
+    x, y = batch
+    weights = torch.tensor([0.6, 3.0, 1.0])[y]
+    return (F.cross_entropy(m(x), y, reduction="none") * weights).sum() / weights.sum()
+
+
+def inverse_frequency(m: Any, batch: Any) -> Tensor:
+    x, y = batch
+    weights = len(y) / (2 * torch.bincount(y, minlength=3).clamp(min=1).float())
+    return (F.cross_entropy(m(x), y, reduction="none") * weights[y]).mean()
+
+
+def one_class() -> list[Any]:
+    return [(x, 0) for x, _ in vectors()]
+
+
+def many_classes() -> list[Any]:
+    return vectors(classes=12, count=48)
+
+
+def pulled_together(m: Any, batch: Any) -> Tensor:
+    x, y = batch
+    features = m.encoder(x)
+    pairs = (y[:, None] == y[None]) & ~torch.eye(len(y), dtype=torch.bool)
+    distances = (features[:, None] - features[None]).square().sum(2)
+    return F.cross_entropy(m.head(features), y) + (distances * pairs).sum(1).mean()
+
+
+def last_as_reference(m: Any, batch: Any) -> Tensor:
+    x, y = batch
+    out = m(x + 0.01 * torch.randn_like(x))
+    return F.cross_entropy(out, y) + F.mse_loss(out, out[-1:].detach().expand_as(out))
+
+
+class WithOwnWeight(Probed):
+    """A parameter without a layer."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.weight = nn.Parameter(torch.randn(6, 3))
+
+
+def mixed_without_layers(m: Any, batch: Any) -> Tensor:
+    x, y = batch
+    if torch.rand(()) < 0.5:
+        x = 0.5 * x + 0.5 * x.roll(1, 0)
+    return F.cross_entropy(x @ m.weight, y)
+
+
+def mean_without_nan(m: Any, batch: Any) -> Tensor:
+    return torch.nan_to_num(entropy(m, batch))
+
+
+def clamped_mean(m: Any, batch: Any) -> Tensor:
+    x, y = batch
+    return F.mse_loss(m(x), x[:, :3] + y[:, None]).clamp(max=100.0)
+
+
 def four_steps() -> list[Any]:
     return sequences(length=4)
 
@@ -396,8 +472,8 @@ FAULTS = [
         pitfall="p03",
     ),
     Case("standardised_input", standardised_input, classifier, says=BEFORE, pitfall="p03"),
-    Case("class_weights", class_weights, classifier, says=LOSS, pitfall="p02"),
-    Case("ignored_class", ignored_class, classifier, says=LOSS, pitfall="p02"),
+    Case("class_weights", class_weights, classifier, says=LOSS + DIVIDES, pitfall="p02"),
+    Case("ignored_class", ignored_class, classifier, says=LOSS + DIVIDES, pitfall="p02"),
     Case("focal_by_weights", focal_by_weights, classifier, says=LOSS, pitfall="p02"),
     Case("contrastive", contrastive, classifier, says=LOSS, pitfall="p03"),
     Case("triplets", triplets, classifier, says=LOSS, pitfall="p03"),
@@ -470,7 +546,15 @@ FAULTS = [
     Case("centre_loss", centre_loss, two_layers, says="couples|term of the loss", pitfall="p03"),
     Case("over_largest", over_largest, classifier, says=BEFORE, pitfall="p03"),
     Case("reversed_gradients", reversed_gradients, two_layers, says="custom autograd function", pitfall="p03"),
-    Case("over_all_tokens", over_all_tokens, language_model, examples=texts, collate=padded, says=LOSS, pitfall="p02"),
+    Case(
+        "over_all_tokens",
+        over_all_tokens,
+        language_model,
+        examples=texts,
+        collate=padded,
+        says=LOSS + DIVIDES,
+        pitfall="p02",
+    ),
     Case(
         "over_padded_length",
         over_padded_length,
@@ -484,6 +568,29 @@ FAULTS = [
     Case("trimmed", trimmed, classifier, says=LOSS, pitfall="p02"),
     Case("median_loss", median_loss, classifier, says=LOSS, pitfall="p02"),
     Case("variance_of_losses", variance_of_losses, classifier, says=LOSS, pitfall="p02"),
+    Case("own_weights_of_a_rare_class", own_weights, classifier, examples=one_class, says=LOSS, pitfall="p02"),
+    Case("inverse_frequency", inverse_frequency, classifier, examples=one_class, says=LOSS, pitfall="p02"),
+    Case("nan_to_num", mean_without_nan, classifier, says=LOSS, pitfall="p02"),
+    Case("clamped_mean", clamped_mean, classifier, says=LOSS, pitfall="p02"),
+    Case(
+        "pulled_together",
+        pulled_together,
+        lambda: {"encoder": nn.Linear(6, 8), "head": nn.Linear(8, 12)},
+        examples=many_classes,
+        says="couples|term of the loss",
+        pitfall="p03",
+    ),
+    Case("last_as_reference", last_as_reference, classifier, says=LOSS, pitfall="p03"),
+    Case(
+        "mixed_without_layers",
+        mixed_without_layers,
+        dict,
+        says=MEETS,
+        pitfall="p04",
+        base=WithOwnWeight,
+    ),
+    Case("kept_at_batch_end", entropy, classifier, says="remembers examples", pitfall="p03", base=RememberingAtEnd),
+    Case("loss_kept", entropy, classifier, says="remembers examples", pitfall="p03", base=RememberingLoss),
     Case("only_several", only_several, classifier, says="not on one", pitfall="p12"),
     Case("covariance", covariance, classifier, says="a term of the loss", pitfall="p03"),
     Case(

@@ -11,17 +11,43 @@ import torch.nn.functional as F
 import torchmetrics
 from probe_cases import Case, Probed, images, padded, sequences, texts, tokens, vectors
 from probe_faults import (
+    WithOwnWeight,
     classifier,
     convolutional,
     entropy,
     four_steps,
     language_model,
+    many_classes,
+    one_class,
     recurrent,
     taught,
     two_layers,
 )
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+
+def bernoulli(m: Any, batch: Any) -> Tensor:
+    return F.binary_cross_entropy(m(batch[0])[:, 0].sigmoid(), batch[1].float())
+
+
+def without_layers(m: Any, batch: Any) -> Tensor:
+    x, y = batch
+    return F.cross_entropy((x + 0.1 * torch.randn_like(x)) @ m.weight, y)
+
+
+def nan_to_num_per_example(m: Any, batch: Any) -> Tensor:
+    return torch.nan_to_num(F.cross_entropy(m(batch[0]), batch[1], reduction="none")).mean()
+
+
+class Looking(Probed):
+    """Looks at gradients and losses, and keeps some of it."""
+
+    def on_after_backward(self) -> None:
+        self.norms = [float(p.grad.norm()) for p in self.parameters()]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.last = outputs["loss"], self.trainer.callback_metrics.get("loss")
 
 
 def per_example(m: Any, batch: Any) -> Tensor:
@@ -363,5 +389,11 @@ SOUND = [
     Case("warming", entropy, classifier, base=Warming),
     Case("by_hand", entropy, classifier, base=ByHand),
     Case("double", entropy, lambda: {"net": classifier()["net"].double()}, examples=doubles),
+    Case("one_class", entropy, classifier, examples=one_class),
+    Case("one_class_one_output", bernoulli, lambda: {"net": nn.Linear(6, 1)}, examples=one_class),
+    Case("many_classes", entropy, lambda: {"net": nn.Linear(6, 12)}, examples=many_classes),
+    Case("without_layers", without_layers, dict, base=WithOwnWeight),
+    Case("own_nan_to_num", nan_to_num_per_example, classifier),
+    Case("looking_at_gradients", entropy, classifier, base=Looking),
     Case("few_examples", entropy, classifier, examples=few),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_sound_steps_are_accepted(tiny: Any, case: Case) -> None:
 
 
 SILENT = [
-    *("functional_batch_norm", "standardising_module", "class_weights", "contrastive", "mixup", "cutmix", "summed"),
+    *("functional_batch_norm", "standardising_module", "median_loss", "contrastive", "mixup", "cutmix", "summed"),
     *("over_positives", "batch_before", "centre_loss", "reversed_gradients", "over_padded_length", "sorted_batch"),
 ]
 
@@ -203,6 +204,40 @@ def test_several_views_of_an_example_are_one_example(tiny: Any) -> None:
     by_name = {case.name: case for case in FAULTS}
     with pytest.raises(UnsupportedError, match="before the first layer"):
         fit(tiny, by_name["standardised_input"], views=2)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_p03_half_precision_hides_no_small_coupling(tiny: Any, precision: str) -> None:
+    def fit_in(case: Case) -> None:
+        privacy = DifferentialPrivacy(delta=0.01, noise_multiplier=1.0)
+        tiny.trainer(max_steps=1, callbacks=[privacy], precision=precision).fit(case.module(), case.loader())
+
+    def weak(m: Any, batch: Any) -> Any:
+        out = m(batch[0])
+        return F.cross_entropy(out + 0.01 * out.detach().mean(0), batch[1])
+
+    def own_types(m: Any, batch: Any) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return F.cross_entropy(m(batch[0]), batch[1])
+
+    fit_in(Case("sound", entropy, classifier))
+    fit_in(Case("own_types", own_types, classifier))
+    with pytest.raises(UnsupportedError, match="the loss couples"):
+        fit_in(Case("weak", weak, classifier))
+
+
+def test_a_step_that_needs_half_precision_is_probed_in_it(tiny: Any) -> None:
+    def strict(m: Any, batch: Any) -> Any:
+        if m.net[0].weight.dtype != torch.bfloat16:
+            raise TypeError("no bfloat16")
+        return entropy(m, batch)
+
+    for step, refused in ((strict, False), (lambda m, batch: strict(m, (batch[0] - batch[0].mean(0), batch[1])), True)):
+        case = Case("strict", step, classifier)
+        privacy = DifferentialPrivacy(delta=0.01, noise_multiplier=1.0)
+        trainer = tiny.trainer(max_steps=1, callbacks=[privacy], precision="bf16-true")
+        with pytest.raises(UnsupportedError, match="before the first layer") if refused else nullcontext():
+            trainer.fit(case.module(), case.loader())
 
 
 def test_a_second_fit_is_probed_again(tiny: Any) -> None:

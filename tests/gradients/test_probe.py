@@ -16,8 +16,9 @@ from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients import probe as probes
 from lightning_privacy.gradients.layout import Layout
 from lightning_privacy.gradients.probe import IndependenceProbe
-from lightning_privacy.gradients.probe_examples import by_variety, lengths_differ, map_leaves, size, trials
+from lightning_privacy.gradients.probe_examples import by_variety, hard_trials, lengths_differ, map_leaves, size, trials
 from lightning_privacy.gradients.probe_gradients import example_gradients, plain_gradients
+from lightning_privacy.gradients.probe_indices import CheckedValues
 from lightning_privacy.gradients.probe_randomness import seeded, untouched_generators, without_dropout
 from lightning_privacy.gradients.probe_rows import changed_rows, rows_of, tolerance_for
 from lightning_privacy.gradients.probe_trace import first_change, places_of_examples, traced
@@ -139,7 +140,7 @@ def test_p24_a_public_part_that_the_data_reaches_is_refused() -> None:
             real, z = torch.stack([x for x, _ in examples]), torch.randn(len(examples), 2)
             fake = module["generator"](z)
             losses = (
-                -module["critic"](fake).mean() + leak * (fake - real).square().mean(),
+                -module["critic"](fake).mean() + (leak * (fake - real).square().mean() if leak else 0.0),
                 (module["critic"](fake.detach()) - module["critic"](real)).mean(),
             )
             for loss in losses if backward else ():
@@ -150,6 +151,36 @@ def test_p24_a_public_part_that_the_data_reaches_is_refused() -> None:
     IndependenceProbe(parts, gan(0.0), data(), public=public).run()
     with pytest.raises(UnsupportedError, match=r"'generator.bias' changed, which is declared public"):
         IndependenceProbe(parts, gan(0.1), data(), public=public).run()
+
+
+def one_class(module: Any, x: Tensor, y: Tensor) -> Tensor:
+    weight = torch.tensor([0.6, 3.0, 1.0])[y]
+    return (F.cross_entropy(module(x), y, reduction="none") * weight).sum() / weight.sum()
+
+
+def test_p02_a_weight_of_a_class_that_the_examples_do_not_have_is_seen() -> None:
+    examples = [(x, 0) for x, _ in data()]
+    IndependenceProbe(network(), stepping(entropy), examples).run()
+    IndependenceProbe(nn.Linear(4, 1), stepping(entropy), examples).run()  # label 1 would be an error
+    with pytest.raises(UnsupportedError, match="the loss couples"):
+        IndependenceProbe(network(), stepping(one_class), examples).run()
+
+
+def places(*chosen: int) -> Any:
+    """A step in which examples look at the one at a place."""
+
+    def step(module: Any, x: Tensor, y: Tensor) -> Tensor:
+        for place in chosen:
+            x = x + 0.1 * x[min(place, len(x) - 1)]
+        return F.cross_entropy(module(x + 0.01 * torch.randn_like(x)), y)
+
+    return step
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_p03_an_example_that_others_look_at_is_seen_wherever_it_is(place: int) -> None:
+    with pytest.raises(UnsupportedError, match="before the first layer"):
+        run(places(place))
 
 
 def test_half_precision_is_no_coupling_and_does_not_hide_one() -> None:
@@ -232,7 +263,8 @@ def test_replacements_keep_to_the_range_and_differ_in_class_first() -> None:
     for trial in made:
         assert values.min() <= trial.replacement[0].min()
         assert trial.replacement[0].max() <= values.max()
-        assert trial.replaced[1:] == trial.batch[1:]
+        kept = [one is two for one, two in zip(trial.replaced, trial.batch, strict=True)]
+        assert kept == [number != trial.place for number in range(4)]
 
 
 def test_replacements_leave_the_padded_length_as_it_is() -> None:
@@ -252,6 +284,45 @@ def test_one_example_is_enough_for_a_trial() -> None:
 
 def test_variety_comes_first() -> None:
     assert by_variety([(0, 1), (0, 1), (0, 2), (1, 1)], 3) == [(0, 1), (0, 2), (1, 1)]
+
+
+def test_p03_some_of_the_examples_are_of_one_class_where_the_data_have_two() -> None:
+    pool = by_variety([(torch.ones(2), number % 10) for number in range(16)], 8)
+    assert [label for _, label in pool] == [0, 1, 2, 3, 4, 5, 0, 1]
+    assert len(by_variety([(torch.ones(2), number) for number in range(16)], 8)) == 8
+
+
+def test_p03_made_trials_hold_pairs_other_labels_and_extremes() -> None:
+    pairs = [trial for trial in hard_trials(data()) if trial.place]
+    assert [trial.place for trial in pairs] == [1, 2]
+    for trial in pairs:
+        labels = [y for _, y in trial.batch]
+        assert trial.replacement[1] == labels[trial.place] == labels[0]
+        assert not torch.equal(trial.replacement[0], trial.batch[trial.place][0])
+    of_one = [(torch.tensor([float(number), 0.5]), torch.tensor([0, number % 2])) for number in range(6)]
+    made = [trial for trial in hard_trials(of_one) if not trial.place]
+    assert made[0].replacement[1].tolist() == [1, made[0].batch[0][1][1]]
+    assert made[1].replacement[0].isnan().all()
+    assert made[2].replacement[0].tolist() == [5e4, 5e4]
+    assert next(trial.replacement[1] for trial in hard_trials([(torch.rand(2), 1)] * 3) if not trial.place) == 0
+
+
+def test_what_ends_an_accelerator_is_an_error_before() -> None:
+    scores, table = torch.randn(2, 3), torch.randn(3, 2)
+    for call in (
+        lambda: F.cross_entropy(scores, torch.tensor([0, 3])),
+        lambda: F.embedding(torch.tensor([3]), table),
+        lambda: table[torch.tensor([4])],
+        lambda: table.gather(0, torch.tensor([[3]])),
+    ):
+        with pytest.raises(IndexError, match=r"out of range: [34] of 3"), CheckedValues():
+            call()
+    with pytest.raises(ValueError, match="not between"), CheckedValues():
+        F.binary_cross_entropy(torch.tensor([float("nan")]), torch.tensor([1.0]))
+    with CheckedValues():
+        F.cross_entropy(scores, torch.tensor([0, -100]))
+        assert table[torch.tensor([True, False, True])].shape == (2, 2)
+        assert table[:, torch.tensor([-1])].shape == (3, 1)
 
 
 # Rows and traces
