@@ -91,16 +91,19 @@ def seeded(seed: int, devices: Sequence[torch.device]) -> Iterator[Draws]:
 
 
 @contextmanager
-def without_dropout(module: nn.Module) -> Iterator[None]:
+def without_dropout(module: nn.Module, *, recurrent_only: bool = False) -> Iterator[None]:
     """Switch off the dropout of torch's own layers, which stay in training mode.
 
     Args:
         module: the network, changed while in the block.
+        recurrent_only: only between recurrent layers. Their masks cover packed sequences one after the other, so that
+            those of an example move with the length of another.
     """
     changed: list[tuple[nn.Module, str, float]] = []
     for layer in module.modules():
         name = "p" if isinstance(layer, nn.modules.dropout._DropoutNd) else "dropout"
-        if name == "p" or isinstance(layer, nn.RNNBase | nn.MultiheadAttention):
+        listed = isinstance(layer, nn.RNNBase) or (name == "p" and not recurrent_only)
+        if listed or (isinstance(layer, nn.MultiheadAttention) and not recurrent_only):
             changed.append((layer, name, getattr(layer, name)))
             setattr(layer, name, 0.0)
     try:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -153,7 +153,7 @@ class ProbeRuns:
             ) from error
         for parameter in self.memo.values():
             parameter.grad = None
-        quiet = without_dropout(module) if steady else nullcontext()
+        quiet = without_dropout(module, recurrent_only=not steady)
         with seeded(seed, self.devices) as draws, torch.enable_grad(), quiet:
             yield module, draws
         for parameter in self.memo.values():
