@@ -44,7 +44,8 @@ class Looking(Probed):
     """Looks at gradients and losses, and keeps some of it."""
 
     def on_after_backward(self) -> None:
-        self.norms = [float(p.grad.norm()) for p in self.parameters()]
+        # A draw that is cut into micro-batches has its gradient after the last of them.
+        self.norms = [float(p.grad.norm()) for p in self.parameters() if p.grad is not None]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.last = outputs["loss"], self.trainer.callback_metrics.get("loss")
