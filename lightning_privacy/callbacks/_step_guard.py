@@ -9,6 +9,7 @@ Example:
     >>> engine = PrivateGradients(
     ...     model, max_grad_norm=1.0, noise_multiplier=1.0, expected_batch_size=4, noise=NoiseSource()
     ... )
+    >>> engine.attach()
     >>> guard = StepGuard(engine)
     >>> guard.watch([optimizer])
     >>> optimizer.step()
