@@ -5,6 +5,7 @@ from lightning_privacy.gradients.clipping import (
     AutomaticClipping,
     ClippingPolicy,
     FlatClipping,
+    GlobalAdaptClipping,
     PerLayerClipping,
 )
 from lightning_privacy.gradients.engine import PrivateGradients
@@ -16,6 +17,7 @@ __all__ = [
     "ClippingPolicy",
     "DPOptimizer",
     "FlatClipping",
+    "GlobalAdaptClipping",
     "PerLayerClipping",
     "PrivateGradients",
 ]

@@ -9,6 +9,7 @@ Example:
 from lightning_privacy.gradients.clipping.adaptive import AdaptiveClipping
 from lightning_privacy.gradients.clipping.automatic import AutomaticClipping
 from lightning_privacy.gradients.clipping.flat import FlatClipping, flat_clip_factors
+from lightning_privacy.gradients.clipping.global_adapt import GlobalAdaptClipping
 from lightning_privacy.gradients.clipping.named import POLICIES, clipping_policy
 from lightning_privacy.gradients.clipping.per_layer import PerLayerClipping
 from lightning_privacy.gradients.clipping.policy import ClippingPolicy
@@ -19,6 +20,7 @@ __all__ = [
     "AutomaticClipping",
     "ClippingPolicy",
     "FlatClipping",
+    "GlobalAdaptClipping",
     "PerLayerClipping",
     "clipping_policy",
     "flat_clip_factors",

@@ -9,6 +9,7 @@ from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.gradients.clipping.adaptive import AdaptiveClipping
 from lightning_privacy.gradients.clipping.automatic import AutomaticClipping
 from lightning_privacy.gradients.clipping.flat import FlatClipping
+from lightning_privacy.gradients.clipping.global_adapt import GlobalAdaptClipping
 from lightning_privacy.gradients.clipping.per_layer import PerLayerClipping
 from lightning_privacy.gradients.clipping.policy import ClippingPolicy
 
@@ -19,6 +20,7 @@ POLICIES: dict[str, Callable[[Any], ClippingPolicy]] = {
     "per_layer": PerLayerClipping,
     "automatic": AutomaticClipping,
     "adaptive": AdaptiveClipping,
+    "global_adapt": GlobalAdaptClipping,
 }
 
 
