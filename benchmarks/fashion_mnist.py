@@ -10,15 +10,11 @@ nothing is chosen on them.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
 
+from _experiment import run_experiment
 from _harness import hardware, pin_threads, write_result
 
 _RESULT = Path(__file__).parent / "results" / "fashion_mnist.json"
@@ -36,36 +32,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "lightning_privacy", "experiment=fashion_mnist", f"seed={seed}"]
-        command += [f"data.root={arguments.root.resolve()}", f"hydra.run.dir={folder}/run", *arguments.overrides]
-        before = os.times()
-        subprocess.run(command, check=True)
-        after = os.times()
-        summary = json.loads(Path(folder, "run", "summary.json").read_text(encoding="utf-8"))
-    outcome, guarantee = summary["outcome"], summary["guarantee"]
-    return {
-        "seed": seed,
-        "test_accuracy": outcome["test"]["acc"],
-        "train_accuracy": outcome["train"]["acc"],
-        "epsilon": guarantee["epsilon"],
-        "delta": guarantee["delta"],
-        "noise_multiplier": guarantee["noise_multiplier"],
-        "sample_rate": guarantee["sample_rate"],
-        "steps": guarantee["steps"],
-        "training_seconds": outcome["seconds"],
-        "whole_seconds": after.elapsed - before.elapsed,
-        # Of all threads: on a machine that does other things too, the clock says little about the cost.
-        "processor_seconds": sum(after[2:4]) - sum(before[2:4]),
-    }
-
-
 def main(argv: list[str]) -> int:
     """Run all seeds and write the result; the exit status is 1 if a claim does not hold."""
     arguments = _parse(argv)
     pin_threads(arguments.threads)
-    runs = [_run(arguments, seed) for seed in arguments.seeds]
+    runs = [
+        run_experiment("fashion_mnist", root=arguments.root, seed=seed, overrides=arguments.overrides)[0]
+        for seed in arguments.seeds
+    ]
     claims = {
         f"every test accuracy at least {_ACCURACY:.0%}": all(run["test_accuracy"] >= _ACCURACY for run in runs),
         f"every epsilon at most {_EPSILON}": all(run["epsilon"] <= _EPSILON for run in runs),

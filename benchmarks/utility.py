@@ -16,15 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from _experiment import run_experiment
 from _harness import hardware, pin_threads, write_result
 
 _RESULT = Path(__file__).parent / "results" / "utility.json"
@@ -94,33 +92,8 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
 
 def _run(row: Row, root: Path, seed: int, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """One training: its figures, and its settings."""
-    # Not at the top: it is not needed to read the command line, and the tests of that are many.
-    from omegaconf import OmegaConf
-
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "lightning_privacy", f"experiment={row.experiment}", f"seed={seed}"]
-        command += [f"data.root={(root / row.folder).resolve()}", "data.download=false", f"hydra.run.dir={folder}/run"]
-        before = os.times()
-        subprocess.run([*command, *overrides], check=True)
-        after = os.times()
-        summary = json.loads(Path(folder, "run", "summary.json").read_text(encoding="utf-8"))
-        config: Any = OmegaConf.to_container(OmegaConf.load(Path(folder, "run", "config.yaml")))
-    outcome, guarantee = summary["outcome"], summary["guarantee"]
-    figures = {
-        "seed": seed,
-        "test_accuracy": outcome["test"]["acc"],
-        "train_accuracy": outcome["train"]["acc"],
-        "epsilon": guarantee["epsilon"],
-        "delta": guarantee["delta"],
-        "noise_multiplier": guarantee["noise_multiplier"],
-        "sample_rate": guarantee["sample_rate"],
-        "steps": guarantee["steps"],
-        "caveats": guarantee["caveats"],
-        "training_seconds": outcome["seconds"],
-        "whole_seconds": after.elapsed - before.elapsed,
-        # Of all threads: on a machine that does other things too, the clock says little about the cost.
-        "processor_seconds": sum(after[2:4]) - sum(before[2:4]),
-    }
+    overrides = ["data.download=false", *overrides]
+    figures, config = run_experiment(row.experiment, root=root / row.folder, seed=seed, overrides=overrides)
     return figures, _settings(config)
 
 

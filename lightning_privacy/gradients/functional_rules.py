@@ -23,6 +23,8 @@ from lightning_privacy.gradients.layout import Layout
 
 __all__ = ["RULES", "Call"]
 
+Normalise = Callable[[Tensor], Tensor]
+
 
 class Call(Protocol):
     """A call of a function in which parameters meet the batch."""
@@ -203,11 +205,19 @@ def _index_select(call: Call) -> Any:
     return _lookup(call, arguments["index"], arguments["input"], None)
 
 
-def _norm(call: Call, x: Any, weight: Any, bias: Any, trailing: int, normalise: Callable[[Tensor], Tensor]) -> Any:
-    """Listen to ``normalise(x) * weight + bias``, parameters over the ``trailing`` last dimensions."""
-    layout = call.layout(x)
-    if layout is None or layout.dimension is None or layout.dimension >= x.dim() - trailing:
-        return NotImplemented
+def _norm(
+    call: Call, arguments: Mapping[str, Any], layout: Layout, normalise: Normalise, summed: Callable[[Tensor], Tensor]
+) -> Any:
+    """Listen to ``normalise(input) * weight + bias``.
+
+    Args:
+        call: the call.
+        arguments: its ``input``, ``weight`` and ``bias``.
+        layout: where the examples are in the input.
+        normalise: the function without its parameters.
+        summed: adds a gradient up over what shares one entry of a parameter, ``(B, *shape of the parameter)``.
+    """
+    x, weight, bias = arguments["input"], arguments.get("weight"), arguments.get("bias")
     if any(value is not None and call.layout(value) is not None for value in (weight, bias)):
         return NotImplemented
     w, b = (None if value is None else call.followed(value) for value in (weight, bias))
@@ -215,55 +225,42 @@ def _norm(call: Call, x: Any, weight: Any, bias: Any, trailing: int, normalise: 
     def contributions(kept: Tensor, g: Tensor) -> list[tuple[Followed, Contribution]]:
         found: list[tuple[Followed, Contribution]] = []
         if w is not None:
-            found.append((w, Dense(_summed(g * normalise(kept), trailing))))
+            found.append((w, Dense(summed(g * normalise(kept)))))
         if b is not None:
-            found.append((b, Dense(_summed(g, trailing))))
+            found.append((b, Dense(summed(g))))
         return found
 
     return call.operation.listen(call.run(), x.detach(), layout, [f for f in (w, b) if f is not None], contributions)
+
+
+def _trailing_norm(call: Call, arguments: Mapping[str, Any], trailing: int, normalise: Normalise) -> Any:
+    """Listen to a norm whose parameters are over the ``trailing`` last dimensions."""
+    x = arguments["input"]
+    layout = call.layout(x)
+    if layout is None or layout.dimension is None or layout.dimension >= x.dim() - trailing:
+        return NotImplemented
+    return _norm(call, arguments, layout, normalise, lambda values: _summed(values, trailing))
 
 
 def _layer_norm(call: Call) -> Any:
     arguments = call.bound("input", "normalized_shape", "weight", "bias", "eps")
     shape, eps = list(arguments["normalized_shape"]), arguments.get("eps", 1e-5)
-    return _norm(
-        call,
-        arguments["input"],
-        arguments.get("weight"),
-        arguments.get("bias"),
-        len(shape),
-        lambda x: F.layer_norm(x, shape, eps=eps),
-    )
+    return _trailing_norm(call, arguments, len(shape), lambda x: F.layer_norm(x, shape, eps=eps))
 
 
 def _rms_norm(call: Call) -> Any:
     arguments = call.bound("input", "normalized_shape", "weight", "eps")
     shape, eps = list(arguments["normalized_shape"]), arguments.get("eps")
-    return _norm(
-        call, arguments["input"], arguments.get("weight"), None, len(shape), lambda x: F.rms_norm(x, shape, eps=eps)
-    )
+    return _trailing_norm(call, arguments, len(shape), lambda x: F.rms_norm(x, shape, eps=eps))
 
 
 def _group_norm(call: Call) -> Any:
     arguments = call.bound("input", "num_groups", "weight", "bias", "eps")
-    x, groups, eps = arguments["input"], arguments["num_groups"], arguments.get("eps", 1e-5)
-    layout = call.layout(x)
-    weight, bias = arguments.get("weight"), arguments.get("bias")
+    groups, eps = arguments["num_groups"], arguments.get("eps", 1e-5)
+    layout = call.layout(arguments["input"])
     if layout is None or layout.dimension != 0:
         return NotImplemented
-    if any(value is not None and call.layout(value) is not None for value in (weight, bias)):
-        return NotImplemented
-    w, b = (None if value is None else call.followed(value) for value in (weight, bias))
-
-    def contributions(kept: Tensor, g: Tensor) -> list[tuple[Followed, Contribution]]:
-        found: list[tuple[Followed, Contribution]] = []
-        if w is not None:
-            found.append((w, Dense(_channels(g * F.group_norm(kept, groups, eps=eps)))))
-        if b is not None:
-            found.append((b, Dense(_channels(g))))
-        return found
-
-    return call.operation.listen(call.run(), x.detach(), layout, [f for f in (w, b) if f is not None], contributions)
+    return _norm(call, arguments, layout, lambda x: F.group_norm(x, groups, eps=eps), _channels)
 
 
 def _channels(values: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -453,6 +454,13 @@ def four_steps() -> list[Any]:
     return sequences(length=4)
 
 
+def by_steps() -> dict[str, nn.Module]:
+    return {"net": nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))}
+
+
+_of_steps = partial(Case, examples=four_steps, pitfall="p03")
+_of_texts = partial(Case, layers=language_model, examples=texts, collate=padded, pitfall="p02")
+
 FAULTS = [
     Case(
         "functional_batch_norm", functional_batch_norm, two_layers, says=MEETS + "they are mixed between", pitfall="p03"
@@ -517,53 +525,21 @@ FAULTS = [
         "similarity_over_batch", similarity_over_batch, two_layers, says=MEETS + "they are mixed between", pitfall="p03"
     ),
     Case("softmax_over_batch", softmax_over_batch, classifier, says=LOSS, pitfall="p03"),
-    Case(
-        "wrong_view",
-        wrong_view,
-        lambda: recurrent(batch_first=False),
-        examples=four_steps,
-        says=BEFORE,
-        pitfall="p03",
-    ),
-    Case(
+    _of_steps("wrong_view", wrong_view, lambda: recurrent(batch_first=False), says=BEFORE),
+    _of_steps(
         "time_first_as_batch_first",
         time_first_as_batch_first,
         lambda: recurrent(batch_first=True),
-        examples=four_steps,
         says="layer 'rnn' .* mix",
-        pitfall="p03",
     ),
-    Case(
-        "steps_before_examples",
-        steps_before_examples,
-        lambda: {"net": nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))},
-        examples=four_steps,
-        says="mixed",
-        pitfall="p03",
-    ),
+    _of_steps("steps_before_examples", steps_before_examples, by_steps, says="mixed"),
     Case("running_normaliser", entropy, classifier, says=BEFORE, pitfall="p03", base=Normaliser),
     Case("batch_before", entropy, classifier, says="remembers examples", pitfall="p03", base=Remembering),
     Case("centre_loss", centre_loss, two_layers, says="couples|term of the loss", pitfall="p03"),
     Case("over_largest", over_largest, classifier, says=BEFORE, pitfall="p03"),
     Case("reversed_gradients", reversed_gradients, two_layers, says="custom autograd function", pitfall="p03"),
-    Case(
-        "over_all_tokens",
-        over_all_tokens,
-        language_model,
-        examples=texts,
-        collate=padded,
-        says=LOSS + DIVIDES,
-        pitfall="p02",
-    ),
-    Case(
-        "over_padded_length",
-        over_padded_length,
-        language_model,
-        examples=texts,
-        collate=padded,
-        says="length to which they are padded",
-        pitfall="p02",
-    ),
+    _of_texts("over_all_tokens", over_all_tokens, says=LOSS + DIVIDES),
+    _of_texts("over_padded_length", over_padded_length, says="length to which they are padded"),
     Case("skipped_when_hard", skipped_when_hard, classifier, says="the loss couples", pitfall="p02"),
     Case("trimmed", trimmed, classifier, says=LOSS, pitfall="p02"),
     Case("median_loss", median_loss, classifier, says=LOSS, pitfall="p02"),

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -19,6 +20,16 @@ from lightning_privacy.mechanisms.noise import NoiseSource
 
 Loss = Callable[..., Tensor]
 HUGE = 1e9
+
+# Layers without a rule say that they are slow, and so does torch.func where it batches by a loop of its own.
+SLOW_LAYERS = [
+    pytest.mark.filterwarnings("ignore:.*runs example by example:UserWarning"),
+    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
+]
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -6,19 +6,8 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import brute_force
 import torch
-from brute_force import (
-    HUGE,
-    Loss,
-    clipped_sum,
-    engine_for,
-    example_gradients,
-    grads,
-    norm,
-    outputs_loss,
-    relative_error,
-    slices,
-)
 from torch import nn
 
 from lightning_privacy.gradients import PrivateGradients
@@ -53,7 +42,7 @@ def check_laid_out(
     model: nn.Module,
     inputs: Sequence[Any],
     *,
-    loss: Loss = outputs_loss,
+    loss: brute_force.Loss = brute_force.outputs_loss,
     tolerance: float = 1e-9,
     examples: Sequence[tuple[Any, ...]] | None = None,
     of_size: Callable[[int], Sequence[Any]] | None = None,
@@ -68,21 +57,21 @@ def check_laid_out(
         examples: default: the slices of the inputs along their first dimension.
         of_size: makes a batch of so many examples; default: the first ones of the inputs.
     """
-    examples = slices(inputs) if examples is None else examples
-    gradients = example_gradients(copy.deepcopy(model), examples, loss)
-    norms = sorted(norm(g) for g in gradients)
+    examples = brute_force.slices(inputs) if examples is None else examples
+    gradients = brute_force.example_gradients(copy.deepcopy(model), examples, loss)
+    norms = sorted(brute_force.norm(g) for g in gradients)
     assert norms[-1] > 0
 
     def run(size: int) -> None:
         loss(model, *(of_size(size) if of_size is not None else [x[:size] for x in inputs]))
 
-    for bound in (HUGE, norms[len(norms) // 2]):
-        engine = engine_for(model, max_grad_norm=bound)
+    for bound in (brute_force.HUGE, norms[len(norms) // 2]):
+        engine = brute_force.engine_for(model, max_grad_norm=bound)
         try:
             engine.use_layouts(found_layouts(engine, run))
             engine.arm(batch_size=len(examples), step=0)
             loss(model, *inputs).mean().backward()
-            error = relative_error(grads(model), clipped_sum(gradients, bound))
+            error = brute_force.relative_error(brute_force.grads(model), brute_force.clipped_sum(gradients, bound))
             assert error <= tolerance, f"max_grad_norm={bound}: relative error {error:.2e}"
         finally:
             engine.detach()

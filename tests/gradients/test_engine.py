@@ -10,11 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from brute_force import (
+    SLOW_LAYERS,
     clipped_sum,
     engine_for,
     example_gradients,
     grads,
     norm,
+    normal,
     outputs_loss,
     private_sum,
     relative_error,
@@ -29,19 +31,12 @@ from lightning_privacy.gradients.contributions import Outer
 from lightning_privacy.gradients.convolution import ConvContribution
 from lightning_privacy.mechanisms.noise import NoiseSource
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*runs example by example:UserWarning"),
-    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
-]
+pytestmark = SLOW_LAYERS
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(40)
-
-
-def _normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 def _mlp() -> nn.Module:
@@ -69,24 +64,24 @@ def _numbers(*layers: nn.Module) -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    "Linear": (lambda: _numbers(nn.Tanh()), lambda: _normal(5, 5)),
-    "Linear over positions": (lambda: _numbers(nn.Tanh()), lambda: _normal(5, 4, 5)),
-    "Linear over many positions": (lambda: _numbers(nn.Tanh()), lambda: _normal(5, 60, 5)),
-    "Conv1d": (lambda: nn.Sequential(nn.Conv1d(2, 6, 3), nn.Conv1d(6, 2, 2)), lambda: _normal(5, 2, 9)),
-    "Conv2d": (_images, lambda: _normal(5, 2, 5, 5)),
-    "Conv3d": (lambda: nn.Conv3d(2, 3, 2), lambda: _normal(5, 2, 4, 3, 3)),
-    "LayerNorm": (lambda: _numbers(nn.LayerNorm(6)), lambda: _normal(5, 5)),
-    "RMSNorm": (lambda: _numbers(nn.RMSNorm(6)), lambda: _normal(5, 5)),
-    "GroupNorm": (lambda: _images(nn.GroupNorm(2, 6)), lambda: _normal(5, 2, 5, 5)),
-    "InstanceNorm2d": (lambda: _images(nn.InstanceNorm2d(6, affine=True)), lambda: _normal(5, 2, 5, 5)),
-    "fallback": (lambda: _numbers(_own()), lambda: _normal(5, 5)),
+    "Linear": (lambda: _numbers(nn.Tanh()), lambda: normal(5, 5)),
+    "Linear over positions": (lambda: _numbers(nn.Tanh()), lambda: normal(5, 4, 5)),
+    "Linear over many positions": (lambda: _numbers(nn.Tanh()), lambda: normal(5, 60, 5)),
+    "Conv1d": (lambda: nn.Sequential(nn.Conv1d(2, 6, 3), nn.Conv1d(6, 2, 2)), lambda: normal(5, 2, 9)),
+    "Conv2d": (_images, lambda: normal(5, 2, 5, 5)),
+    "Conv3d": (lambda: nn.Conv3d(2, 3, 2), lambda: normal(5, 2, 4, 3, 3)),
+    "LayerNorm": (lambda: _numbers(nn.LayerNorm(6)), lambda: normal(5, 5)),
+    "RMSNorm": (lambda: _numbers(nn.RMSNorm(6)), lambda: normal(5, 5)),
+    "GroupNorm": (lambda: _images(nn.GroupNorm(2, 6)), lambda: normal(5, 2, 5, 5)),
+    "InstanceNorm2d": (lambda: _images(nn.InstanceNorm2d(6, affine=True)), lambda: normal(5, 2, 5, 5)),
+    "fallback": (lambda: _numbers(_own()), lambda: normal(5, 5)),
     "loop": (
         lambda: nn.Sequential(nn.Linear(5, 6), nn.utils.parametrizations.orthogonal(nn.Linear(6, 6))),
-        lambda: _normal(5, 5),
+        lambda: normal(5, 5),
     ),
     "attention": (
         lambda: nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True),
-        lambda: _normal(5, 3, 6),
+        lambda: normal(5, 3, 6),
     ),
     "Embedding": (
         lambda: nn.Sequential(nn.Embedding(7, 6, padding_idx=1), nn.Linear(6, 3)),
@@ -105,7 +100,7 @@ every_network = pytest.mark.parametrize(("make", "data"), NETWORKS.values(), ids
 
 def test_p01_each_example_of_a_scalar_mean_loss_is_clipped() -> None:
     """Swapping one example for another moves the released sum by at most 2 C, and adding one by at most C."""
-    model, x, y = _mlp(), 30 * _normal(8, 5), torch.randint(0, 3, (8,))
+    model, x, y = _mlp(), 30 * normal(8, 5), torch.randint(0, 3, (8,))
 
     def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(model(x), y, reduction="none")
@@ -124,7 +119,7 @@ def test_p01_each_example_of_a_scalar_mean_loss_is_clipped() -> None:
 @pytest.mark.parametrize("loss_scale", [1.0, 0.25, 64.0])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_p11_the_bound_holds_for_the_gradient_of_the_unscaled_loss(reduction: str, loss_scale: float) -> None:
-    model, x = _mlp(), _normal(6, 5)
+    model, x = _mlp(), normal(6, 5)
     raw = example_gradients(model, slices((x,)), outputs_loss)
     bound = sorted(norm(g) for g in raw)[3]
     engine = engine_for(model, max_grad_norm=bound, loss_reduction=reduction)
@@ -242,7 +237,7 @@ def test_p10_an_input_that_is_not_finite_is_dropped(name: str, bad: float) -> No
 
 def test_p10_a_batch_of_nothing_else_is_pure_noise() -> None:
     model = _mlp()
-    assert norm(private_sum(model, (_normal(4, 5) * float("nan"),), outputs_loss, 1.0)) == 0
+    assert norm(private_sum(model, (normal(4, 5) * float("nan"),), outputs_loss, 1.0)) == 0
 
 
 # P12, P18
@@ -251,7 +246,7 @@ def test_p10_a_batch_of_nothing_else_is_pure_noise() -> None:
 @pytest.mark.parametrize("size", [1, 3, 7])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_p12_the_sum_is_divided_by_the_expected_size_whatever_the_real_one(reduction: str, size: int) -> None:
-    model, x = _mlp(), _normal(size, 5)
+    model, x = _mlp(), normal(size, 5)
     engine = engine_for(model, max_grad_norm=0.3, expected_batch_size=4.5, loss_reduction=reduction)
     engine.arm(batch_size=size, step=0)
     getattr(outputs_loss(model, x), reduction)().backward()
@@ -278,7 +273,7 @@ def test_p18_a_batch_of_no_examples_releases_noise(make: Callable[[], nn.Module]
 
 @pytest.mark.parametrize("closes_step", [True, False])
 def test_p18_a_placeholder_contributes_nothing(closes_step: bool) -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     engine = engine_for(model, max_grad_norm=0.5)
     if not closes_step:
         engine.arm(batch_size=4, step=0, closes_step=False)
@@ -297,7 +292,7 @@ def private_sum_of(model: nn.Module, x: Tensor, bound: float) -> list[Tensor]:
 
 
 def test_micro_batches_add_up_to_the_step() -> None:
-    model, x = _mlp(), _normal(9, 5)
+    model, x = _mlp(), normal(9, 5)
     engine = engine_for(model, max_grad_norm=0.4)
     for part, last in ((x[:4], False), (x[4:5], False), (x[5:], True)):
         engine.arm(batch_size=len(part), step=0, loss_scale=1 / 3, closes_step=last)
@@ -310,7 +305,7 @@ def test_micro_batches_add_up_to_the_step() -> None:
 
 
 def test_p17_what_an_unfinished_step_left_does_not_enter_another_one() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0, closes_step=False)
     outputs_loss(model, x).mean().backward()
@@ -323,7 +318,7 @@ def test_p17_what_an_unfinished_step_left_does_not_enter_another_one() -> None:
 
 
 def test_steps_follow_one_another_without_traces() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     engine = engine_for(model, max_grad_norm=0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
@@ -337,7 +332,7 @@ def test_steps_follow_one_another_without_traces() -> None:
 
 
 def test_the_batch_size_is_taken_from_the_input_when_nobody_says_it() -> None:
-    model, x = _mlp(), _normal(7, 5)
+    model, x = _mlp(), normal(7, 5)
     engine = engine_for(model, max_grad_norm=0.5)
     engine.arm(batch_size=None, step=0)
     outputs_loss(model, x).mean().backward()
@@ -351,7 +346,7 @@ def test_the_batch_size_is_taken_from_the_input_when_nobody_says_it() -> None:
 
 
 def test_p07_frozen_parameters_are_left_alone_and_thawed_ones_taken_in() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     model[0].weight.requires_grad_(False)
     engine = engine_for(model, max_grad_norm=0.5, noise_multiplier=1.0)
     engine.arm(batch_size=4, step=0)
@@ -369,7 +364,7 @@ def test_p07_frozen_parameters_are_left_alone_and_thawed_ones_taken_in() -> None
 
 
 def test_p07_nothing_may_begin_to_train_within_a_step() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     model[0].weight.requires_grad_(False)
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0, closes_step=False)
@@ -380,7 +375,7 @@ def test_p07_nothing_may_begin_to_train_within_a_step() -> None:
 
 
 def test_p07_what_is_switched_off_for_one_loss_has_no_gradient() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     engine = engine_for(model, max_grad_norm=0.5, noise_multiplier=1.0)
     model[0].requires_grad_(False)  # toggled, as for the loss of another optimizer
     engine.arm(batch_size=4, step=0)
@@ -397,7 +392,7 @@ def test_p07_what_is_switched_off_for_one_loss_has_no_gradient() -> None:
 
 
 def test_p07_a_parameter_replaced_by_a_new_one_is_taken_in() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     engine = engine_for(model, max_grad_norm=0.5)
     model[2] = nn.Linear(8, 2).double()
     engine.arm(batch_size=4, step=0)
@@ -406,7 +401,7 @@ def test_p07_a_parameter_replaced_by_a_new_one_is_taken_in() -> None:
 
 
 def test_p07_what_is_thawed_after_the_announcement_is_taken_in_or_refused() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     model[0].requires_grad_(False)
     engine = engine_for(model, max_grad_norm=0.5)
     engine.arm(batch_size=4, step=0)
@@ -435,7 +430,7 @@ def test_p07_what_is_thawed_after_the_announcement_is_taken_in_or_refused() -> N
 
 
 def test_p07_a_gradient_that_a_frozen_parameter_has_is_not_private() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     outputs_loss(model, x).mean().backward()
     model[0].requires_grad_(False)
     engine = engine_for(model)  # the optimizer would step on it
@@ -463,7 +458,7 @@ def test_p08_gradients_changed_in_place_after_their_norm_are_refused() -> None:
             early.register_hook(enlarge)  # type: ignore[no-untyped-call]
             return torch.add(early, self.outer(x))
 
-    model, x = Shared(), _normal(4, 5)
+    model, x = Shared(), normal(4, 5)
     engine = engine_for(model, max_grad_norm=0.5)
     engine.arm(batch_size=4, step=0)
     with pytest.raises(PrivacyViolation, match="modified in place during backward"):
@@ -486,7 +481,7 @@ def test_p07_a_layer_that_was_not_called_gets_noise_and_a_layer_without_gradient
     model = nn.ModuleDict({"used": nn.Linear(5, 300), "idle": nn.Linear(300, 300), "dead": nn.Linear(300, 300)})
     engine = engine_for(model.double(), max_grad_norm=2.0, noise_multiplier=1.5, expected_batch_size=6.0)
     engine.arm(batch_size=4, step=0)
-    hidden = model["used"](_normal(4, 5))
+    hidden = model["used"](normal(4, 5))
     (hidden.sum(1) + model["dead"](hidden).detach().sum(1)).mean().backward()
     for name in ("idle", "dead"):
         values = model[name].weight.grad

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from brute_force import check_clipped_sums, engine_for, grads, norm, outputs_loss, private_sum
+from brute_force import (
+    SLOW_LAYERS,
+    check_clipped_sums,
+    engine_for,
+    grads,
+    norm,
+    normal,
+    outputs_loss,
+    private_sum,
+)
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -17,20 +26,12 @@ from lightning_privacy.errors import PrivacyViolation, UnsupportedError
 from lightning_privacy.gradients.rules import rule_for
 
 LOOPS = "ignore:.*runs example by example:UserWarning"
-# torch.func warns of operators that it batches by a loop of its own.
-pytestmark = [
-    pytest.mark.filterwarnings(LOOPS),
-    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
-]
+pytestmark = SLOW_LAYERS
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(30)
-
-
-def _normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 class Scale(nn.Module):
@@ -119,33 +120,33 @@ class MultiplyAdd(nn.Linear):
 
 
 MODULES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    "own parameter": (lambda: Scale(5), lambda: _normal(6, 5)),
-    "own parameter, deeper": (lambda: nn.Sequential(nn.Linear(5, 5), Scale(5)), lambda: _normal(6, 5)),
-    "own scalar": (lambda: nn.Sequential(nn.Linear(5, 3), Scalar()), lambda: _normal(6, 5)),
-    "data-dependent": (lambda: nn.Sequential(nn.Linear(5, 5), Branching()), lambda: _normal(6, 5)),
-    "stateful": (lambda: nn.Sequential(nn.Linear(5, 5), Stateful()), lambda: _normal(6, 5)),
-    "PReLU": (lambda: nn.Sequential(nn.Linear(5, 7), nn.PReLU(7)), lambda: _normal(6, 5)),
-    "PReLU of one": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.PReLU()), lambda: _normal(6, 2, 5, 5)),
-    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(3, 4, 3, stride=2), lambda: _normal(4, 3, 6)),
-    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False), lambda: _normal(4, 4, 5, 4)),
-    "ConvTranspose3d": (lambda: nn.ConvTranspose3d(2, 2, 2), lambda: _normal(3, 2, 3, 3, 3)),
-    "weight_norm": (lambda: parametrizations.weight_norm(nn.Linear(5, 7)), lambda: _normal(6, 5)),
-    "orthogonal": (lambda: parametrizations.orthogonal(nn.Linear(5, 5)), lambda: _normal(6, 5)),
+    "own parameter": (lambda: Scale(5), lambda: normal(6, 5)),
+    "own parameter, deeper": (lambda: nn.Sequential(nn.Linear(5, 5), Scale(5)), lambda: normal(6, 5)),
+    "own scalar": (lambda: nn.Sequential(nn.Linear(5, 3), Scalar()), lambda: normal(6, 5)),
+    "data-dependent": (lambda: nn.Sequential(nn.Linear(5, 5), Branching()), lambda: normal(6, 5)),
+    "stateful": (lambda: nn.Sequential(nn.Linear(5, 5), Stateful()), lambda: normal(6, 5)),
+    "PReLU": (lambda: nn.Sequential(nn.Linear(5, 7), nn.PReLU(7)), lambda: normal(6, 5)),
+    "PReLU of one": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.PReLU()), lambda: normal(6, 2, 5, 5)),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(3, 4, 3, stride=2), lambda: normal(4, 3, 6)),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False), lambda: normal(4, 4, 5, 4)),
+    "ConvTranspose3d": (lambda: nn.ConvTranspose3d(2, 2, 2), lambda: normal(3, 2, 3, 3, 3)),
+    "weight_norm": (lambda: parametrizations.weight_norm(nn.Linear(5, 7)), lambda: normal(6, 5)),
+    "orthogonal": (lambda: parametrizations.orthogonal(nn.Linear(5, 5)), lambda: normal(6, 5)),
     "weight_norm of a convolution": (
         lambda: nn.Sequential(parametrizations.weight_norm(nn.Conv1d(2, 3, 3)), nn.Tanh(), nn.Conv1d(3, 2, 2)),
-        lambda: _normal(4, 2, 7),
+        lambda: normal(4, 2, 7),
     ),
-    "LSTM": (lambda: Recurrent(nn.LSTM, num_layers=2), lambda: _normal(5, 4, 5)),
-    "LSTM both ways": (lambda: Recurrent(nn.LSTM, bidirectional=True, bias=False), lambda: _normal(5, 4, 5)),
-    "GRU": (lambda: Recurrent(nn.GRU), lambda: _normal(5, 4, 5)),
-    "RNN": (lambda: Recurrent(nn.RNN), lambda: _normal(5, 4, 5)),
-    "LSTMCell": (lambda: nn.Sequential(nn.Linear(5, 4), nn.LSTMCell(4, 3)), lambda: _normal(5, 5)),
-    "attention": (SelfAttention, lambda: _normal(4, 3, 5)),
-    "attention without bias": (lambda: SelfAttention(bias=False), lambda: _normal(4, 3, 5)),
-    "attention with extra keys": (lambda: SelfAttention(add_bias_kv=True), lambda: _normal(4, 3, 5)),
+    "LSTM": (lambda: Recurrent(nn.LSTM, num_layers=2), lambda: normal(5, 4, 5)),
+    "LSTM both ways": (lambda: Recurrent(nn.LSTM, bidirectional=True, bias=False), lambda: normal(5, 4, 5)),
+    "GRU": (lambda: Recurrent(nn.GRU), lambda: normal(5, 4, 5)),
+    "RNN": (lambda: Recurrent(nn.RNN), lambda: normal(5, 4, 5)),
+    "LSTMCell": (lambda: nn.Sequential(nn.Linear(5, 4), nn.LSTMCell(4, 3)), lambda: normal(5, 5)),
+    "attention": (SelfAttention, lambda: normal(4, 3, 5)),
+    "attention without bias": (lambda: SelfAttention(bias=False), lambda: normal(4, 3, 5)),
+    "attention with extra keys": (lambda: SelfAttention(add_bias_kv=True), lambda: normal(4, 3, 5)),
     "transformer layer": (
         lambda: nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
-        lambda: _normal(4, 3, 8),
+        lambda: normal(4, 3, 8),
     ),
     "EmbeddingBag of maxima": (
         lambda: nn.EmbeddingBag(6, 3, mode="max"),
@@ -166,14 +167,14 @@ def test_module_without_a_rule_in_single_precision(name: str) -> None:
 
 
 def test_bilinear_with_two_inputs() -> None:
-    check_clipped_sums(nn.Bilinear(3, 4, 2).double(), (_normal(5, 3), _normal(5, 4)))
+    check_clipped_sums(nn.Bilinear(3, 4, 2).double(), (normal(5, 3), normal(5, 4)))
 
 
 def test_nested_inputs_and_outputs_and_keywords() -> None:
     def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return outputs_loss(model, batch={"x": x, "y": y}, power=3)
 
-    check_clipped_sums(Nested().double(), (_normal(6, 5), _normal(6)), loss=loss)
+    check_clipped_sums(Nested().double(), (normal(6, 5), normal(6)), loss=loss)
 
 
 def test_layers_with_rules_take_keywords() -> None:
@@ -185,7 +186,7 @@ def test_layers_with_rules_take_keywords() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.scale(x=self.linear(input=x))
 
-    check_clipped_sums(Keywords().double(), (_normal(6, 5),))
+    check_clipped_sums(Keywords().double(), (normal(6, 5),))
 
 
 @pytest.mark.parametrize("size", [3, 4, 5])
@@ -198,12 +199,12 @@ def test_attention_masks(size: int) -> None:
     def loss(model: nn.Module, x: Tensor, padding: Tensor) -> Tensor:
         return outputs_loss(model, x, mask=mask, padding=padding)
 
-    check_clipped_sums(SelfAttention().double(), (_normal(size, 4, 5), padding), loss=loss)
+    check_clipped_sums(SelfAttention().double(), (normal(size, 4, 5), padding), loss=loss)
 
 
 def test_dropout_is_drawn_for_each_example_and_norms_stay_bounded() -> None:
     model = nn.Sequential(nn.Linear(5, 50), SelfAttentionDropout()).double()
-    x = _normal(1, 5).expand(2, 5).clone()
+    x = normal(1, 5).expand(2, 5).clone()
     outputs = []
     engine = engine_for(model, max_grad_norm=0.01)
     engine.arm(batch_size=2, step=0)
@@ -223,7 +224,7 @@ class SelfAttentionDropout(nn.Module):
 
 
 def test_vectorised_where_possible_and_looped_with_one_warning_where_not() -> None:
-    model, x = nn.Sequential(Scale(5), nn.Linear(4, 5), Branching()).double(), _normal(6, 5)
+    model, x = nn.Sequential(Scale(5), nn.Linear(4, 5), Branching()).double(), normal(6, 5)
     engine = engine_for(model)
 
     def step(number: int) -> None:
@@ -245,7 +246,7 @@ def test_input_without_the_batch_first_is_refused(shape: tuple[int, ...]) -> Non
     engine = engine_for(model)
     engine.arm(batch_size=6, step=0)
     with pytest.raises(UnsupportedError, match="batch"):
-        model(_normal(*shape))
+        model(normal(*shape))
 
 
 def test_output_that_sums_over_examples_is_refused() -> None:
@@ -257,7 +258,7 @@ def test_output_that_sums_over_examples_is_refused() -> None:
     engine = engine_for(model)
     engine.arm(batch_size=6, step=0)
     with pytest.raises(UnsupportedError, match="single example"):
-        model(_normal(6, 5))
+        model(normal(6, 5))
 
 
 class TimeFirst(nn.LSTM):
@@ -291,7 +292,7 @@ def test_weights_remade_in_a_hook_are_refused(tool: str) -> None:
 def test_a_forward_replaced_on_the_instance_is_what_runs() -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
     model[2].forward = lambda x: x @ model[2].weight.t() * 3
-    x = _normal(6, 5)
+    x = normal(6, 5)
     expected = model(x)
     engine = engine_for(model)
     engine.arm(batch_size=6, step=0)
@@ -322,7 +323,7 @@ def registered() -> Iterator[list[str]]:
 
 def test_a_sampler_registered_with_opacus_is_used(registered: list[str]) -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), MultiplyAdd(4, 3)).double()
-    check_clipped_sums(model, (_normal(6, 5),))
+    check_clipped_sums(model, (normal(6, 5),))
     assert registered == ["MultiplyAdd"] * 3
 
 
@@ -349,6 +350,6 @@ def test_p06_parameter_of_the_fallback_used_outside_its_module() -> None:
     model = nn.Sequential(nn.Linear(5, 5), Scale(5)).double()
     engine = engine_for(model)
     engine.arm(batch_size=6, step=0)
-    x = _normal(6, 5)
+    x = normal(6, 5)
     with pytest.raises(PrivacyViolation, match=r"'1\.scale'"):
         (model(x).sum(1) + (x * model[1].scale).sum(1)).mean().backward()

@@ -17,6 +17,7 @@ from brute_force import (
     engine_for,
     example_gradients,
     grads,
+    normal,
     outputs_loss,
     private_sum,
     relative_error,
@@ -32,10 +33,6 @@ from lightning_privacy.errors import PrivacyViolation, UnsupportedError
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(70)
-
-
-def _normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 class Using(nn.Module):
@@ -110,48 +107,48 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     ),
     "weight of a layer used twice": (
         lambda: Using(lambda m, x: F.linear(m.a(x), m.a.weight, m.a.bias) + F.linear(x, m.a.weight), a=nn.Linear(5, 5)),
-        lambda: _normal(4, 5),
+        lambda: normal(4, 5),
     ),
     "class token and positions": (
         lambda: Using(
             lambda m, x: m.head(torch.tanh(torch.cat([m.cls.expand(x.shape[0], -1, -1), m.first(x)], 1) + m.pos)),
             first=nn.Linear(5, 4), head=nn.Linear(4, 3), cls=(1, 1, 4), pos=(1, 4, 4),
         ),
-        lambda: _normal(6, 3, 5),
+        lambda: normal(6, 3, 5),
     ),
     "class token repeated": (
         lambda: Using(
             lambda m, x: torch.cat((m.cls.repeat(x.size(0), 1, 1), m.first(x)), dim=1) * m.pos[:, : x.shape[1] + 1],
             first=nn.Linear(5, 4), cls=(1, 1, 4), pos=(1, 7, 4),
         ),
-        lambda: _normal(6, 3, 5),
+        lambda: normal(6, 3, 5),
     ),
     "tokens stacked": (
         lambda: Using(
             lambda m, x: torch.stack([m.first(x), m.token.expand(len(x), 4), m.token.repeat(len(x), 1)], 1),
             first=nn.Linear(5, 4), token=(4,),
         ),
-        lambda: _normal(6, 5),
+        lambda: normal(6, 5),
     ),
     "layer scale": (
         lambda: Using(lambda m, x: x + m.scale * m.block(x), scale=(5, 1, 1), block=nn.Conv2d(5, 5, 3, padding=1)),
-        lambda: _normal(4, 5, 4, 4),
+        lambda: normal(4, 5, 4, 4),
     ),
     "low-rank adapter": (
         lambda: Using(
             lambda m, x: m.base(x) + x @ m.a @ m.b * 0.5, a=(5, 2), b=(2, 6), base=nn.Linear(5, 6).requires_grad_(False)
         ),
-        lambda: _normal(4, 3, 5),
+        lambda: normal(4, 3, 5),
     ),
     "low-rank adapter, multiplied out": (
         lambda: Using(
             lambda m, x: F.linear(x, m.base.weight + (m.a @ m.b).T), a=(5, 2), b=(2, 6), base=nn.Linear(5, 6)
         ),
-        lambda: _normal(4, 3, 5),
+        lambda: normal(4, 3, 5),
     ),
     "temperature": (
         lambda: Using(lambda m, x: m.first(x) * m.log_scale.exp().clamp(max=3.0), first=nn.Linear(5, 4), log_scale=()),
-        lambda: _normal(4, 5),
+        lambda: normal(4, 5),
     ),
     "all kinds of arithmetic": (
         lambda: Using(
@@ -160,52 +157,52 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
             ) + torch.maximum(m.first(x), m.a[0]) + torch.lerp(m.first(x), m.b, 0.3) + 1 / (m.a.square() + 1),
             first=nn.Linear(5, 4), a=(4,), b=(4,),
         ),
-        lambda: _normal(4, 5),
+        lambda: normal(4, 5),
     ),
     "in place": (
         lambda: Using(lambda m, x: m.first(x).mul_(m.a).add_(m.b), first=nn.Linear(5, 4), a=(4,), b=(3, 4)),
-        lambda: _normal(4, 3, 5),
+        lambda: normal(4, 3, 5),
     ),
-    "masked": (lambda: Using(_masked, first=nn.Linear(5, 4), token=(4,)), lambda: _normal(4, 3, 5)),
-    "assigned": (lambda: Using(_assigned, first=nn.Linear(5, 4), token=(4,)), lambda: _normal(6, 3, 5)),
+    "masked": (lambda: Using(_masked, first=nn.Linear(5, 4), token=(4,)), lambda: normal(4, 3, 5)),
+    "assigned": (lambda: Using(_assigned, first=nn.Linear(5, 4), token=(4,)), lambda: normal(6, 3, 5)),
     "packed projection with a bias of its own and a table": (
         lambda: Using(
             _qkv, qkv=nn.Linear(4, 12, bias=False), q_bias=(4,), v_bias=(4,), table=(5, 2),
             index=torch.randint(0, 5, (3, 3)),
         ),
-        lambda: _normal(4, 3, 4),
+        lambda: normal(4, 3, 4),
     ),
-    "recurrent by hand": (lambda: Using(_cell, w=(5, 4), u=(4, 4), b=(4,)), lambda: _normal(6, 3, 5)),
-    "standardised weights": (lambda: Using(_standardised, conv=nn.Conv2d(3, 4, 3)), lambda: _normal(4, 3, 6, 6)),
-    "part of a bias zeroed": (lambda: Using(_zeroed_key_bias, weight=(6, 5), bias=(6,)), lambda: _normal(4, 3, 5)),
+    "recurrent by hand": (lambda: Using(_cell, w=(5, 4), u=(4, 4), b=(4,)), lambda: normal(6, 3, 5)),
+    "standardised weights": (lambda: Using(_standardised, conv=nn.Conv2d(3, 4, 3)), lambda: normal(4, 3, 6, 6)),
+    "part of a bias zeroed": (lambda: Using(_zeroed_key_bias, weight=(6, 5), bias=(6,)), lambda: normal(4, 3, 5)),
     "constant written into": (
-        lambda: Using(_buffer_written, first=nn.Linear(5, 5), row=(5,)), lambda: _normal(4, 3, 5)
+        lambda: Using(_buffer_written, first=nn.Linear(5, 5), row=(5,)), lambda: normal(4, 3, 5)
     ),
     "normalised prototypes": (
         lambda: Using(
             lambda m, x: 10 * F.normalize(m.first(x), dim=-1) @ F.normalize(m.prototypes, dim=-1).t(),
             first=nn.Linear(5, 4), prototypes=(3, 4),
         ),
-        lambda: _normal(4, 5),
+        lambda: normal(4, 5),
     ),
     "distances to prototypes": (
         lambda: Using(lambda m, x: torch.cdist(m.first(x), m.prototypes), first=nn.Linear(5, 4), prototypes=(3, 4)),
-        lambda: _normal(4, 5),
+        lambda: normal(4, 5),
     ),
     "einsum": (
-        lambda: Using(lambda m, x: torch.einsum("bnd,hdk->bhnk", x, m.w), w=(2, 5, 3)), lambda: _normal(4, 3, 5)
+        lambda: Using(lambda m, x: torch.einsum("bnd,hdk->bhnk", x, m.w), w=(2, 5, 3)), lambda: normal(4, 3, 5)
     ),
     "weights of heads": (
         lambda: Using(lambda m, x: torch.matmul(x.unsqueeze(1), m.w) @ m.v[0], w=(2, 5, 3), v=(2, 3)),
-        lambda: _normal(4, 3, 5),
+        lambda: normal(4, 3, 5),
     ),
-    "mixing of positions": (lambda: Using(lambda m, x: m.w @ x, w=(6, 3)), lambda: _normal(4, 3, 5)),
+    "mixing of positions": (lambda: Using(lambda m, x: m.w @ x, w=(6, 3)), lambda: normal(4, 3, 5)),
     "learned queries": (
         lambda: Using(
             lambda m, x: F.scaled_dot_product_attention(m.q.expand(len(x), -1, -1), m.first(x), x),
             first=nn.Linear(4, 4), q=(2, 4),
         ),
-        lambda: _normal(5, 3, 4),
+        lambda: normal(5, 3, 4),
     ),
     "lookup in a parameter": (
         lambda: Using(lambda m, x: m.table[x] + F.embedding(x, m.other, padding_idx=2), table=(7, 3), other=(7, 3)),
@@ -221,46 +218,46 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
             + F.rms_norm(x, (6,), m.w),
             w=(6,), b=(6,),
         ),
-        lambda: _normal(4, 3, 6),
+        lambda: normal(4, 3, 6),
     ),
     "prelu as a function": (
-        lambda: Using(lambda m, x: F.prelu(m.first(x), m.w), first=nn.Linear(5, 4), w=(4,)), lambda: _normal(6, 5)
+        lambda: Using(lambda m, x: F.prelu(m.first(x), m.w), first=nn.Linear(5, 4), w=(4,)), lambda: normal(6, 5)
     ),
     "layer run on a parameter": (
         lambda: Using(
             lambda m, x: m.first(x) + m.small(torch.tanh(m.small(m.prompt))), first=nn.Linear(5, 4), prompt=(3, 4),
             small=nn.Linear(4, 4),
         ),
-        lambda: _normal(6, 3, 5),
+        lambda: normal(6, 3, 5),
     ),
     "vector": (
         lambda: Using(
             lambda m, x: torch.stack([m.first(x) @ m.v, torch.mv(m.first(x), m.v)], 1), first=nn.Linear(5, 4), v=(4,)
         ),
-        lambda: _normal(6, 5),
+        lambda: normal(6, 5),
     ),
     "bias used twice": (
         lambda: Using(lambda m, x: F.linear(x, m.w, m.b) * (1 + m.b), w=(4, 5), b=(4,)),
-        lambda: _normal(6, 5),
+        lambda: normal(6, 5),
     ),
     "weight and bias of one parameter": (
         lambda: Using(lambda m, x: F.linear(x, m.w, m.w.sum(1)), w=(4, 5)),
-        lambda: _normal(6, 5),
+        lambda: normal(6, 5),
     ),
     "type of a parameter, indices from the end": (
         lambda: Using(lambda m, x: m.table[x - 7] * x.type_as(m.table).unsqueeze(-1), table=(7, 3)),
         lambda: torch.randint(0, 7, (5, 4)),
     ),
     "addmm": (
-        lambda: Using(lambda m, x: torch.addmm(m.b, x, m.w), b=(3,), w=(5, 3)), lambda: _normal(6, 5)
+        lambda: Using(lambda m, x: torch.addmm(m.b, x, m.w), b=(3,), w=(5, 3)), lambda: normal(6, 5)
     ),
     "a convolution with a made kernel": (
         lambda: Using(lambda m, x: F.conv1d(x, m.w.softmax(-1).expand(3, 1, 3), groups=3, padding="same"), w=(1, 1, 3)),
-        lambda: _normal(4, 3, 6),
+        lambda: normal(4, 3, 6),
     ),
     "only the bias of a convolution": (
         lambda: Using(lambda m, x: F.conv1d(x, m.kernel, m.b), kernel=torch.randn(2, 3, 3), b=(2,)),
-        lambda: _normal(4, 3, 6),
+        lambda: normal(4, 3, 6),
     ),
 }  # fmt: skip
 
@@ -286,7 +283,7 @@ def test_p06_batches_without_examples_and_with_one(name: str) -> None:
 
 
 def test_p06_a_parameter_with_a_row_for_each_example() -> None:
-    model, x = Using(lambda m, x: m.first(x) * m.rows, first=nn.Linear(5, 4), rows=(4, 4)).double(), _normal(4, 5)
+    model, x = Using(lambda m, x: m.first(x) * m.rows, first=nn.Linear(5, 4), rows=(4, 4)).double(), normal(4, 5)
     found = private_sum(model, (x,), outputs_loss, 0.3)
     gradients = []
     for i in range(4):
@@ -311,20 +308,20 @@ def test_p06_constants_as_long_as_the_batch_are_not_taken_for_it(laid_out: bool)
         forward, first=nn.Linear(5, 3), frequencies=(1, 6), mix=(6, 3), table=(7, 3), index=torch.tensor([0, 3, 3, 6]),
         scale=(3,),
     ).double()  # fmt: skip
-    (check_laid_out if laid_out else check_clipped_sums)(model, (_normal(4, 4, 5),))
+    (check_laid_out if laid_out else check_clipped_sums)(model, (normal(4, 4, 5),))
 
 
 def test_p03_statistics_of_the_batch_do_not_meet_a_parameter() -> None:
     model = Using(lambda m, x: m.first(x) + x.mean(0) * m.scale, first=nn.Linear(5, 5), scale=(5,)).double()
     with pytest.raises(UnsupportedError, match=r"mul of 'scale', operand 0: .*\(5,\).*batch of 4"):
-        private_sum(model, (_normal(4, 5),), outputs_loss, 1.0)
+        private_sum(model, (normal(4, 5),), outputs_loss, 1.0)
 
 
 def test_p03_statistics_of_what_a_layer_returned_do_not_meet_a_parameter() -> None:
     model = Using(lambda m, x: m.first(x) * (m.scale * m.first(x).std()), first=nn.Linear(5, 5), scale=(5,)).double()
     for check in (check_clipped_sums, check_laid_out):
         with pytest.raises(UnsupportedError, match=r"mul of 'scale'"):
-            check(model, (_normal(4, 5),))
+            check(model, (normal(4, 5),))
 
 
 class Stepping(nn.Module):
@@ -370,7 +367,7 @@ def test_p06_parameters_in_training_step(kind: str) -> None:
             batch = batch["inner"][0]
         return losses(m, *(batch.values() if isinstance(batch, dict) else batch)).mean()
 
-    model, x, y = Stepping(step).double(), _normal(4, 5), torch.randint(0, 3, (4,))
+    model, x, y = Stepping(step).double(), normal(4, 5), torch.randint(0, 3, (4,))
     batch = {
         "tuple": (x, y), "dict": {"x": x, "y": y}, "dataclass": Batch(x, y), "nested": {"inner": [(x, y)], "id": "a"}
     }[kind]  # fmt: skip
@@ -390,7 +387,7 @@ PENALTIES: dict[str, Callable[[Any, Any], Tensor]] = {
 def test_p05_penalties_in_training_step_are_refused(penalty: Callable[[Any, Any], Tensor]) -> None:
     model = Stepping(penalty).double()
     with pytest.raises((UnsupportedError, PrivacyViolation), match="weight_decay"):
-        _stepped(model, _normal(4, 5), 4)
+        _stepped(model, normal(4, 5), 4)
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -407,7 +404,7 @@ def test_p06_ways_around_functions_of_torch_are_refused() -> None:
     for scale in (lambda m: m.scale, lambda m: m.scale.exp()):
         model = Stepping(lambda m, x, scale=scale: (m(x) * Doubled.apply(scale(m))).square().sum(1).mean()).double()
         with pytest.raises((PrivacyViolation, UnsupportedError), match="scale"):
-            _stepped(model, _normal(4, 5), 4)
+            _stepped(model, normal(4, 5), 4)
         assert all(p.grad is None for p in model.parameters())
 
 
@@ -418,7 +415,7 @@ def test_p06_a_tensor_kept_from_an_earlier_step_is_refused() -> None:
         kept.append(m.scale.exp())
         return (m(x) * kept[0]).square().sum(1).mean()
 
-    model, x = Stepping(step).double(), _normal(4, 5)
+    model, x = Stepping(step).double(), normal(4, 5)
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0)
     model.training_step(x).backward()
@@ -428,7 +425,7 @@ def test_p06_a_tensor_kept_from_an_earlier_step_is_refused() -> None:
 
 
 def test_p07_a_parameter_that_does_not_train_is_a_constant() -> None:
-    model, x = Stepping(lambda m, x: (m(x) * m.scale).square().sum(1).mean()).double(), _normal(4, 5)
+    model, x = Stepping(lambda m, x: (m(x) * m.scale).square().sum(1).mean()).double(), normal(4, 5)
     model.scale.requires_grad_(False)
     expected = example_gradients(model, slices((x,)), lambda m, x: (m(x) * m.scale).square().sum(1))
     assert relative_error(_stepped(model, x, 4), clipped_sum(expected, 1e9)) < 1e-9
@@ -455,7 +452,7 @@ def test_p08_checkpointed_blocks_with_parameters_of_their_own() -> None:
             x = checkpoint(block, x, use_reentrant=False)
         return x
 
-    check_clipped_sums(Using(forward, one=Block(), two=Block()).double(), (_normal(4, 5),))
+    check_clipped_sums(Using(forward, one=Block(), two=Block()).double(), (normal(4, 5),))
 
 
 @pytest.mark.parametrize("factor", [1, 3])
@@ -480,7 +477,7 @@ def test_examples_in_the_second_dimension_or_folded_with_positions(factor: int) 
     used = ("pos", "w", "scale") if factor == 1 else ("w", "scale", "table", "gain")
     for name in {"pos", "table", "gain"} - set(used):
         getattr(model, name).requires_grad_(False)
-    x = _normal(4, 6, 5)
+    x = normal(4, 6, 5)
     check_laid_out(model, (x,))
     with pytest.raises(UnsupportedError, match="probe=True"):
         private_sum(model, (x,), outputs_loss, 1.0)
@@ -496,7 +493,7 @@ def test_learned_queries_given_to_a_layer_together_with_the_batch() -> None:
         return m.attention(x.new_zeros(len(x), 1, 1) + m.queries, memory, memory)[0]
 
     members = {"first": nn.Linear(5, 4), "attention": nn.MultiheadAttention(4, 2, batch_first=True), "queries": (3, 4)}
-    x = _normal(5, 2, 5)
+    x = normal(5, 2, 5)
     check_laid_out(Using(forward, **members).double(), (x,))
     check_clipped_sums(Using(added, **members).double(), (x,))
     with pytest.raises(UnsupportedError, match=r"'queries' as input of layer 'attention'.*new_zeros"):
@@ -511,7 +508,7 @@ def test_views_of_an_example_are_averaged() -> None:
         token=(4,),
         w=(2, 4),
     ).double()
-    x = _normal(6, 5)
+    x = normal(6, 5)
     engine = engine_for(model, max_grad_norm=0.5, views=2)
     engine.arm(batch_size=3, step=0)
     outputs_loss(model, x).mean().backward()
@@ -533,7 +530,7 @@ def test_p03_calls_in_which_examples_can_not_be_told_apart(
 ) -> None:
     model = Using(function, first=nn.Linear(5, 4), a=(4,)).double()
     with pytest.raises(UnsupportedError, match=message):
-        private_sum(model, (_normal(6, 5),), outputs_loss, 1.0)
+        private_sum(model, (normal(6, 5),), outputs_loss, 1.0)
 
 
 # What is left behind
@@ -544,7 +541,7 @@ def _step(model: Stepping, x: Tensor) -> Tensor:
 
 
 def test_p27_copies_and_pickles_of_an_attached_module_are_free_of_the_engine() -> None:
-    model, x = Stepping(_step).double(), _normal(4, 5)
+    model, x = Stepping(_step).double(), normal(4, 5)
     engine = engine_for(model)
     copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
     engine.arm(batch_size=4, step=0)
@@ -561,7 +558,7 @@ def test_p27_copies_and_pickles_of_an_attached_module_are_free_of_the_engine() -
 
 
 def test_outside_of_a_step_parameters_are_what_they_are() -> None:
-    model, x = Stepping(_step).double(), _normal(4, 5)
+    model, x = Stepping(_step).double(), normal(4, 5)
     engine = engine_for(model)
     with torch.no_grad():
         model.training_step(x)

@@ -6,7 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from brute_force import check_clipped_sums, engine_for, outputs_loss
+from brute_force import (
+    check_clipped_sums,
+    engine_for,
+    normal,
+    outputs_loss,
+)
 from laid_out import check_laid_out
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -19,10 +24,6 @@ from lightning_privacy.gradients.rules import composite_rule_for
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(20)
-
-
-def _normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 class Reader(nn.Module):
@@ -105,21 +106,21 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]
         lambda: Reader(nn.LSTM),
         lambda: (torch.randint(0, 9, (5, 6)), torch.tensor([3, 6, 1, 6, 2])),
     ),
-    "cells": (StepByStep, lambda: (_normal(5, 4, 3),)),
-    "upsampler": (Upsampler, lambda: (_normal(5, 1, 6, 6),)),
-    "attention used twice": (SharedAttention, lambda: (_normal(5, 3, 4), _normal(5, 2, 4))),
+    "cells": (StepByStep, lambda: (normal(5, 4, 3),)),
+    "upsampler": (Upsampler, lambda: (normal(5, 1, 6, 6),)),
+    "attention used twice": (SharedAttention, lambda: (normal(5, 3, 4), normal(5, 2, 4))),
     "encoder": (
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True), 2),
-        lambda: (_normal(5, 3, 4),),
+        lambda: (normal(5, 3, 4),),
     ),
     "encoder, norm first": (
         lambda: nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True, norm_first=True),
-        lambda: (_normal(5, 3, 4),),
+        lambda: (normal(5, 3, 4),),
     ),
-    "transformer": (_transformer, lambda: (_normal(5, 3, 4), _normal(5, 2, 4))),
+    "transformer": (_transformer, lambda: (normal(5, 3, 4), normal(5, 2, 4))),
     "GPT-2's linear layers": (
         lambda: nn.Sequential(Conv1D(6, 4), nn.GELU(), Conv1D(2, 6)),
-        lambda: (_normal(5, 3, 4),),
+        lambda: (normal(5, 3, 4),),
     ),
 }
 
@@ -133,7 +134,7 @@ def test_networks(make: Callable[[], nn.Module], data: Callable[[], tuple[Tensor
 
 @pytest.mark.parametrize("train", [True, False], ids=["training", "evaluating"])
 def test_layers_that_take_time_first_once_a_probe_has_looked(train: bool) -> None:
-    check_laid_out(TimeFirst().double().train(train), (_normal(5, 4, 3),))
+    check_laid_out(TimeFirst().double().train(train), (normal(5, 4, 3),))
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM(3, 4), nn.MultiheadAttention(3, 1)], ids=["LSTM", "attention"])
@@ -158,13 +159,13 @@ def test_an_encoder_of_padded_sequences(train: bool) -> None:
         encoded = model(x, src_key_padding_mask=padding)
         return torch.tanh(encoded).masked_fill(padding.unsqueeze(2), 0).pow(3).sum((1, 2))
 
-    check_clipped_sums(model, (_normal(5, 4, 4), padding), loss=loss)
+    check_clipped_sums(model, (normal(5, 4, 4), padding), loss=loss)
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
 def test_the_fused_path_of_evaluation_is_what_it_was() -> None:
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), 2).double().eval()
-    x = _normal(5, 4, 4)
+    x = normal(5, 4, 4)
     padding = torch.arange(4).expand(5, 4) >= torch.tensor([[4], [2], [3], [1], [4]])
     with torch.no_grad():
         expected = model(x, src_key_padding_mask=padding)
@@ -179,7 +180,7 @@ def test_an_encoder_of_which_a_part_trains(trained: str) -> None:
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True), 2).double().eval()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(trained))
-    check_clipped_sums(model, (_normal(5, 3, 4),))
+    check_clipped_sums(model, (normal(5, 3, 4),))
 
 
 def test_sequences_that_are_not_finite_add_nothing() -> None:

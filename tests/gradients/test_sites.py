@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from brute_force import (
+    SLOW_LAYERS,
     check_clipped_sums,
     clipped_sum,
     engine_for,
     example_gradients,
     grads,
     norm,
+    normal,
     outputs_loss,
     private_sum,
     relative_error,
@@ -26,19 +28,12 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_privacy.errors import ConfigurationError, PrivacyViolation, UnsupportedError
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*runs example by example:UserWarning"),
-    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
-]
+pytestmark = SLOW_LAYERS
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(50)
-
-
-def _normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 def _mlp() -> nn.Module:
@@ -82,7 +77,7 @@ def test_p03_what_the_message_proposes_works() -> None:
     from opacus.validators import ModuleValidator
 
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 2))
-    check_clipped_sums(ModuleValidator.fix(model).double(), (_normal(4, 2, 5, 5),))
+    check_clipped_sums(ModuleValidator.fix(model).double(), (normal(4, 2, 5, 5),))
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -91,7 +86,7 @@ def test_p03_batch_norm_in_evaluation_mode_is_right(affine: bool) -> None:
     nn.init.normal_(model[1].running_mean)
     model[1].eval()
     # The copy of a network that is still attached is what brute force would run on otherwise.
-    check_clipped_sums(model.double(), (_normal(4, 2, 5, 5),))
+    check_clipped_sums(model.double(), (normal(4, 2, 5, 5),))
 
 
 def test_p03_batch_norm_without_running_statistics_uses_the_batch_in_every_mode() -> None:
@@ -105,7 +100,7 @@ def test_p03_batch_norm_switched_to_training_between_steps_is_refused() -> None:
     model[1].eval()
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0)
-    outputs_loss(model, _normal(4, 5)).mean().backward()
+    outputs_loss(model, normal(4, 5)).mean().backward()
     model.train()
     with pytest.raises(UnsupportedError, match="layer '1'"):
         engine.arm(batch_size=4, step=1)
@@ -118,7 +113,7 @@ def test_p03_batch_norm_switched_to_training_within_a_step_is_refused() -> None:
     engine.arm(batch_size=4, step=0)
     model.train()
     with pytest.raises(UnsupportedError, match="layer '1'"):
-        outputs_loss(model, _normal(4, 5)).mean().backward()
+        outputs_loss(model, normal(4, 5)).mean().backward()
     assert engine.released == 0
 
 
@@ -144,13 +139,13 @@ def test_p03_layers_with_an_option_that_couples_examples_are_refused(layer: nn.M
 
 
 def test_p06_weight_of_a_layer_in_a_function_is_refused() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     with pytest.raises(PrivacyViolation, match=r"parameter '0\.weight' .*F\.linear"):
         _backward(model, lambda: outputs_loss(lambda x: F.linear(x, model[0].weight), x).mean())
 
 
 def test_p06_weight_used_by_its_layer_and_by_a_function_is_refused() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     with pytest.raises(PrivacyViolation, match=r"parameter '2\.weight'"):
         _backward(model, lambda: (outputs_loss(model, x) + F.linear(model[0](x), model[2].weight).sum(1)).mean())
 
@@ -165,19 +160,19 @@ def test_p06_parameter_of_the_root_in_a_loss_outside_of_its_methods_is_refused()
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(x)
 
-    model, x = WithTemperature().double(), _normal(4, 5)
+    model, x = WithTemperature().double(), normal(4, 5)
     with pytest.raises(PrivacyViolation, match="parameter 'temperature'"):
         _backward(model, lambda: (model(x) / model.temperature).sum(1).mean())
 
 
 def test_p05_p06_penalty_on_the_weights_is_refused() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     with pytest.raises(PrivacyViolation, match=r"parameter '.*' .*weight_decay"):
         _backward(model, lambda: outputs_loss(model, x).mean() + sum(p.square().sum() for p in model.parameters()))
 
 
 def test_p06_a_refused_backward_leaves_the_next_one_right() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0)
     with pytest.raises(PrivacyViolation):
@@ -222,32 +217,32 @@ def _tied_transposed_conv() -> nn.Module:
 
 SHARED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "embedding and output": (_tied_embedding, lambda: torch.randint(0, 7, (5, 6))),
-    "two layers and a fallback": (_tied_fallback, lambda: _normal(5, 5)),
-    "a layer and a fallback": (_tied_in_a_fallback, lambda: _normal(5, 5)),
-    "two convolutions": (_tied_transposed_conv, lambda: _normal(5, 3, 8)),
+    "two layers and a fallback": (_tied_fallback, lambda: normal(5, 5)),
+    "a layer and a fallback": (_tied_in_a_fallback, lambda: normal(5, 5)),
+    "two convolutions": (_tied_transposed_conv, lambda: normal(5, 3, 8)),
     "linear called three times": (
         lambda: Function(lambda m, x: m["a"](torch.tanh(m["a"](torch.tanh(m["a"](x))))), a=nn.Linear(5, 5)),
-        lambda: _normal(5, 5),
+        lambda: normal(5, 5),
     ),
     "linear called with and without positions": (
         lambda: Function(lambda m, x: m["a"](x).sum(1) + m["a"](x[:, 0]), a=nn.Linear(5, 3)),
-        lambda: _normal(5, 3, 5),
+        lambda: normal(5, 3, 5),
     ),
     "linear called twice, once for nothing": (
         lambda: Function(lambda m, x: m["a"](x) + 0 * m["a"](2 * x).detach(), a=nn.Linear(5, 3)),
-        lambda: _normal(5, 5),
+        lambda: normal(5, 5),
     ),
     "convolution called at two sizes": (
         lambda: Function(lambda m, x: m["a"](m["a"](x)).sum(2), a=nn.Conv2d(2, 2, 3, padding=1)),
-        lambda: _normal(4, 2, 5, 5),
+        lambda: normal(4, 2, 5, 5),
     ),
     "norm called twice": (
         lambda: Function(lambda m, x: m["n"](m["a"](m["n"](x))), n=nn.LayerNorm(5), a=nn.Linear(5, 5)),
-        lambda: _normal(5, 5),
+        lambda: normal(5, 5),
     ),
     "fallback called twice": (
         lambda: Function(lambda m, x: m["p"](m["a"](m["p"](x))), p=nn.PReLU(5), a=nn.Linear(5, 5)),
-        lambda: _normal(5, 5),
+        lambda: normal(5, 5),
     ),
     "embedding called twice": (
         lambda: Function(lambda m, x: m["e"](x).sum(1) * m["e"](x[:, 0]), e=nn.Embedding(7, 4)),
@@ -255,7 +250,7 @@ SHARED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     ),
     "a module under two names": (
         lambda: (lambda layer: nn.Sequential(layer, nn.Tanh(), layer))(nn.Linear(5, 5)),
-        lambda: _normal(5, 5),
+        lambda: normal(5, 5),
     ),
 }
 
@@ -284,19 +279,19 @@ def _call(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 FIRST_LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    "Linear": (lambda: nn.Linear(5, 6), lambda: _normal(4, 5)),
-    "Linear over positions": (lambda: nn.Linear(5, 6), lambda: _normal(4, 3, 5)),
-    "Conv1d": (lambda: nn.Conv1d(2, 3, 2), lambda: _normal(4, 2, 5)),
-    "Conv2d": (lambda: nn.Conv2d(2, 3, 2), lambda: _normal(4, 2, 5, 4)),
-    "Conv3d": (lambda: nn.Conv3d(1, 2, 2), lambda: _normal(4, 1, 3, 3, 3)),
+    "Linear": (lambda: nn.Linear(5, 6), lambda: normal(4, 5)),
+    "Linear over positions": (lambda: nn.Linear(5, 6), lambda: normal(4, 3, 5)),
+    "Conv1d": (lambda: nn.Conv1d(2, 3, 2), lambda: normal(4, 2, 5)),
+    "Conv2d": (lambda: nn.Conv2d(2, 3, 2), lambda: normal(4, 2, 5, 4)),
+    "Conv3d": (lambda: nn.Conv3d(1, 2, 2), lambda: normal(4, 1, 3, 3, 3)),
     "Embedding": (lambda: nn.Embedding(7, 6), lambda: torch.randint(0, 7, (4, 3))),
     "EmbeddingBag": (lambda: nn.EmbeddingBag(7, 6), lambda: torch.randint(0, 7, (4, 3))),
-    "LayerNorm": (lambda: nn.LayerNorm(6), lambda: _normal(4, 6)),
-    "RMSNorm": (lambda: nn.RMSNorm(6), lambda: _normal(4, 6)),
-    "GroupNorm": (lambda: nn.GroupNorm(2, 6), lambda: _normal(4, 6, 3)),
-    "InstanceNorm1d": (lambda: nn.InstanceNorm1d(6, affine=True), lambda: _normal(4, 6, 3)),
-    "fallback": (lambda: nn.Bilinear(6, 6, 5), lambda: _normal(4, 6)),
-    "looped": (lambda: nn.utils.parametrizations.orthogonal(nn.Linear(6, 6)), lambda: _normal(4, 6)),
+    "LayerNorm": (lambda: nn.LayerNorm(6), lambda: normal(4, 6)),
+    "RMSNorm": (lambda: nn.RMSNorm(6), lambda: normal(4, 6)),
+    "GroupNorm": (lambda: nn.GroupNorm(2, 6), lambda: normal(4, 6, 3)),
+    "InstanceNorm1d": (lambda: nn.InstanceNorm1d(6, affine=True), lambda: normal(4, 6, 3)),
+    "fallback": (lambda: nn.Bilinear(6, 6, 5), lambda: normal(4, 6)),
+    "looped": (lambda: nn.utils.parametrizations.orthogonal(nn.Linear(6, 6)), lambda: normal(4, 6)),
 }
 
 
@@ -356,7 +351,7 @@ def test_p08_an_input_changed_in_place_after_its_use_is_refused_or_not_needed(
 
 def test_p08_an_input_without_gradient_changed_in_place_is_refused() -> None:
     """Plain autograd refuses it too; here the input is kept outside the graph."""
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
 
     def loss() -> Tensor:
         output = outputs_loss(model, x).mean()
@@ -393,7 +388,7 @@ def test_p08_residual_added_in_place() -> None:
         x += m["b"](x)
         return x
 
-    x = _normal(4, 5)
+    x = normal(4, 5)
     check_clipped_sums(Function(right, a=nn.Linear(5, 6), b=nn.Linear(6, 6)).double(), (x,))
     model = Function(wrong, a=nn.Linear(5, 6), b=nn.Linear(6, 6)).double()
     with pytest.raises(PrivacyViolation, match=r"'layers\.b' was modified in place"):
@@ -414,9 +409,9 @@ def test_p08_checkpointed_layers_are_right(kind: str) -> None:
     model = Function(forward, **layers).double()
     if kind == "tied":
         model.layers["head"].weight = model.layers["b"].weight
-    check_clipped_sums(model, (_normal(4, 5),))
+    check_clipped_sums(model, (normal(4, 5),))
     whole = Function(lambda m, x: checkpoint(m["net"], x, use_reentrant=False), net=_mlp()).double()
-    check_clipped_sums(whole, (_normal(4, 5),))
+    check_clipped_sums(whole, (normal(4, 5),))
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
@@ -433,7 +428,7 @@ def test_p08_reentrant_checkpoints_release_the_right_gradient_or_none(blocks: in
 
     layers = {f"block{i}": nn.Linear(6, 6) for i in range(blocks)}
     model = Function(forward, first=nn.Linear(5, 6), **layers, **({"head": nn.Linear(6, 2)} if head else {})).double()
-    x = _normal(4, 5)
+    x = normal(4, 5)
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0)
     try:
@@ -475,7 +470,7 @@ COMPILED: dict[str, Callable[[Wrap], nn.Module]] = {
 @pytest.mark.parametrize("make", COMPILED.values(), ids=COMPILED)
 @pytest.mark.parametrize("wrap", [torch.compile, _compiled_in_place], ids=["compiled", "in place"])
 def test_p08_compiled_modules_run_uncompiled_while_attached(make: Callable[[Wrap], nn.Module], wrap: Wrap) -> None:
-    compiled, plain, x = make(wrap).double(), make(lambda module: module).double(), _normal(4, 5)
+    compiled, plain, x = make(wrap).double(), make(lambda module: module).double(), normal(4, 5)
     plain.load_state_dict({key.replace("_orig_mod.", ""): value for key, value in compiled.state_dict().items()})
     expected = clipped_sum(example_gradients(plain, slices((x,)), outputs_loss), 0.3)
 
@@ -493,7 +488,7 @@ def test_p08_compiled_modules_are_named_in_a_warning() -> None:
 
 
 def test_p08_compiled_functions_are_right() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
 
     @torch.compile
     def scaled(x: Tensor) -> Tensor:
@@ -522,7 +517,7 @@ def test_modules_wrapped_by_opacus_are_refused() -> None:
 
 
 def test_a_second_backward_is_refused() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0)
     output = model(x)
@@ -536,7 +531,7 @@ def test_a_second_backward_is_refused() -> None:
 
 
 def test_a_backward_without_arming_is_refused() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     engine = engine_for(model)
     with pytest.raises(PrivacyViolation, match="no private step was due"):
         outputs_loss(model, x).mean().backward()
@@ -545,7 +540,7 @@ def test_a_backward_without_arming_is_refused() -> None:
 
 
 def test_a_graph_kept_from_an_earlier_batch_is_refused() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0)
     state = model[0](x)
@@ -564,7 +559,7 @@ def test_a_graph_kept_from_an_earlier_batch_is_refused() -> None:
 
 
 def test_a_gradient_penalty_is_refused() -> None:
-    model, x = _mlp(), _normal(4, 5).requires_grad_()
+    model, x = _mlp(), normal(4, 5).requires_grad_()
 
     def loss() -> Tensor:
         output = outputs_loss(model, x)
@@ -577,7 +572,7 @@ def test_a_gradient_penalty_is_refused() -> None:
 
 def test_a_gradient_of_the_input_uses_up_the_step() -> None:
     """An adversarial example made in the training step is a second backward."""
-    model, x = _mlp(), _normal(4, 5).requires_grad_()
+    model, x = _mlp(), normal(4, 5).requires_grad_()
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0)
     output = outputs_loss(model, x)
@@ -592,7 +587,7 @@ def test_another_batch_size_than_announced_is_refused(size: int) -> None:
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0)
     with pytest.raises(UnsupportedError, match=rf"layer '0' returned shape \({size}, 8\), but the batch has 4"):
-        model(_normal(size, 5))
+        model(normal(size, 5))
 
 
 def test_p03_examples_folded_into_other_dimensions_are_refused() -> None:
@@ -600,7 +595,7 @@ def test_p03_examples_folded_into_other_dimensions_are_refused() -> None:
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0)
     with pytest.raises(UnsupportedError, match="must be the first dimension"):
-        model(_normal(4, 3, 5))
+        model(normal(4, 3, 5))
 
 
 def test_an_input_without_batch_dimension_is_refused() -> None:
@@ -608,16 +603,16 @@ def test_an_input_without_batch_dimension_is_refused() -> None:
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0)
     with pytest.raises(UnsupportedError, match="must be the first dimension"):
-        model(_normal(4))
+        model(normal(4))
 
 
 def test_calls_without_gradients_are_left_alone() -> None:
-    model, x = _mlp(), _normal(4, 5)
+    model, x = _mlp(), normal(4, 5)
     expected = model(x).detach()
     engine = engine_for(model)
     engine.arm(batch_size=4, step=0)
     with torch.no_grad():
-        assert torch.equal(model(_normal(9, 5)[:4]), model(_normal(9, 5)[:4])) is False
+        assert torch.equal(model(normal(9, 5)[:4]), model(normal(9, 5)[:4])) is False
         assert torch.equal(model(x), expected)
     with torch.inference_mode():
         assert torch.equal(model(x), expected)
@@ -634,7 +629,7 @@ def test_modules_nothing_can_be_done_with() -> None:
 
 
 def test_the_norm_counts_every_parameter_of_the_network() -> None:
-    model, x = nn.Sequential(_mlp(), nn.PReLU(3).double()), _normal(1, 5)
+    model, x = nn.Sequential(_mlp(), nn.PReLU(3).double()), normal(1, 5)
     (whole,) = example_gradients(model, [(x,)], outputs_loss)
     assert norm(private_sum(model, (x,), outputs_loss, norm(whole) / 7)) == pytest.approx(norm(whole) / 7, rel=1e-9)
     assert len(trainable(model)) == 5

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from lightning_privacy._validate import positive
 from lightning_privacy.errors import ConfigurationError
-from lightning_privacy.gradients.clipping.policy import ClippingPolicy, one_bound, zero_unless_finite
+from lightning_privacy.gradients.clipping.policy import OneBound, zero_unless_finite
 
 __all__ = ["AutomaticClipping"]
 
@@ -27,7 +27,7 @@ __all__ = ["AutomaticClipping"]
 _SMALLEST_GAMMA = 1e-6
 
 
-class AutomaticClipping(ClippingPolicy):
+class AutomaticClipping(OneBound):
     """``c_i = C / (||g_i|| + gamma)``: AUTO-S of Bu et al., 2023.
 
     "Automatic Clipping: Differentially Private Deep Learning Made Easier and Stronger".
@@ -49,7 +49,7 @@ class AutomaticClipping(ClippingPolicy):
     """
 
     def __init__(self, max_grad_norm: float = 1.0, *, gamma: float = 0.01) -> None:
-        self._max_grad_norm = one_bound(max_grad_norm=max_grad_norm)
+        super().__init__(max_grad_norm)
         self._gamma = positive(gamma=gamma)
         if self._gamma < _SMALLEST_GAMMA:
             raise ConfigurationError(
@@ -57,15 +57,10 @@ class AutomaticClipping(ClippingPolicy):
                 f"would be enlarged beyond the bound, got {gamma!r}"
             )
 
-    @property
-    @override
-    def norm_bound(self) -> float:
-        return self._max_grad_norm
-
     @override
     def factors(self, squared_norms: Tensor) -> Tensor:
         return zero_unless_finite(self._max_grad_norm / (squared_norms.sqrt() + self._gamma), squared_norms)
 
     @override
     def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "max_grad_norm": self._max_grad_norm, "gamma": self._gamma}
+        return {**super().describe(), "gamma": self._gamma}

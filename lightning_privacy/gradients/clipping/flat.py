@@ -11,18 +11,16 @@ Example:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_privacy.gradients.clipping.policy import ClippingPolicy, one_bound, zero_unless_finite
+from lightning_privacy.gradients.clipping.policy import OneBound, zero_unless_finite
 
 __all__ = ["FlatClipping", "flat_clip_factors", "min_factors"]
 
 
-class FlatClipping(ClippingPolicy):
+class FlatClipping(OneBound):
     """``c_i = min(1, C / ||g_i||)``: Abadi et al., "Deep Learning with Differential Privacy", 2016, Algorithm 1.
 
     Args:
@@ -36,21 +34,9 @@ class FlatClipping(ClippingPolicy):
         2.0
     """
 
-    def __init__(self, max_grad_norm: float = 1.0) -> None:
-        self._max_grad_norm = one_bound(max_grad_norm=max_grad_norm)
-
-    @property
-    @override
-    def norm_bound(self) -> float:
-        return self._max_grad_norm
-
     @override
     def factors(self, squared_norms: Tensor) -> Tensor:
         return zero_unless_finite(min_factors(squared_norms, self._max_grad_norm), squared_norms)
-
-    @override
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "max_grad_norm": self._max_grad_norm}
 
 
 def min_factors(squared_norms: Tensor, bound: float | Tensor) -> Tensor:

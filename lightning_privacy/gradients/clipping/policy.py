@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_privacy._validate import positive
 from lightning_privacy.accounting import Release, SampledGaussian
@@ -188,6 +189,29 @@ class ClippingPolicy(ABC):
         parameters = self.describe()
         name = parameters.pop("policy", type(self).__name__)
         return f"{name}({', '.join(f'{key}={value!r}' for key, value in parameters.items())})"
+
+
+class OneBound(ClippingPolicy):
+    """What policies share that have one bound for the whole gradient, and keep it.
+
+    Args:
+        max_grad_norm: the bound C, in the units of the gradient of one example's loss.
+
+    Raises:
+        ConfigurationError: C is not a finite number of at least 1e-10.
+    """
+
+    def __init__(self, max_grad_norm: float = 1.0) -> None:
+        self._max_grad_norm = one_bound(max_grad_norm=max_grad_norm)
+
+    @property
+    @override
+    def norm_bound(self) -> float:
+        return self._max_grad_norm
+
+    @override
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "max_grad_norm": self._max_grad_norm}
 
 
 def one_bound(**argument: object) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,17 +13,39 @@ from lightning_privacy.gradients.contributions import Contribution, Dense
 from lightning_privacy.gradients.convolution import ConvContribution, ConvGeometry
 from lightning_privacy.gradients.rules.base import Rule
 
-__all__ = ["ConvRule"]
+__all__ = ["ConvRule", "ConvolutionRule"]
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-class ConvRule(Rule):
-    """Padding that the kernels can't imply (other modes, uneven ``'same'``) is applied to the input first."""
+class ConvolutionRule(Rule):
+    """What convolutions and transposed ones share."""
 
     def batched_dimensions(self, module: nn.modules.conv._ConvNd) -> int:
         """See :meth:`Rule.batched_dimensions`."""
         return 2 + len(module.kernel_size)
+
+    def contributions(
+        self, module: nn.modules.conv._ConvNd, kept: Any, output_gradient: Tensor, names: frozenset[str]
+    ) -> dict[str, Contribution]:
+        """See :meth:`Rule.contributions`."""
+        result: dict[str, Contribution] = {}
+        if "bias" in names:
+            result["bias"] = Dense(output_gradient.flatten(2).sum(2))
+        if "weight" in names:
+            geometry = ConvGeometry(module.kernel_size, module.stride, module.dilation, module.groups)
+            result["weight"] = self.of_weight(module, kept, output_gradient, geometry)
+        return result
+
+    @abstractmethod
+    def of_weight(
+        self, module: nn.modules.conv._ConvNd, kept: Any, output_gradient: Tensor, geometry: ConvGeometry
+    ) -> ConvContribution:
+        """Return the contribution to the weight; arguments as of :meth:`Rule.contributions`."""
+
+
+class ConvRule(ConvolutionRule):
+    """Padding that the kernels can't imply (other modes, uneven ``'same'``) is applied to the input first."""
 
     def forward(
         self, module: nn.modules.conv._ConvNd, parameters: Mapping[str, Tensor | None], *inputs: Tensor
@@ -41,23 +65,12 @@ class ConvRule(Rule):
         )
         return output, (x.detach(), padding)
 
-    def contributions(
-        self,
-        module: nn.modules.conv._ConvNd,
-        kept: tuple[Tensor, tuple[int, ...]],
-        output_gradient: Tensor,
-        names: frozenset[str],
-    ) -> dict[str, Contribution]:
-        """See :meth:`Rule.contributions`."""
-        result: dict[str, Contribution] = {}
-        if "bias" in names:
-            result["bias"] = Dense(output_gradient.flatten(2).sum(2))
-        if "weight" in names:
-            geometry = ConvGeometry(module.kernel_size, module.stride, module.dilation, module.groups)
-            shape = tuple(module.weight.shape)
-            x, padding = kept
-            result["weight"] = ConvContribution(x, output_gradient, shape, geometry, padding)
-        return result
+    def of_weight(
+        self, module: nn.modules.conv._ConvNd, kept: Any, output_gradient: Tensor, geometry: ConvGeometry
+    ) -> ConvContribution:
+        """See :meth:`ConvolutionRule.of_weight`."""
+        x, padding = kept
+        return ConvContribution(x, output_gradient, tuple(module.weight.shape), geometry, padding)
 
 
 def _explicit_padding(module: nn.modules.conv._ConvNd, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +20,35 @@ from lightning_privacy.gradients.rules.base import CompositeRule, Tap
 __all__ = ["ElmanRule", "GRURule", "LSTMRule", "RecurrentRule"]
 
 Parameters = Mapping[str, Tensor | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One layer in one direction, about to run over a batch.
+
+    Args:
+        parameters: of the whole module, detached.
+        suffix: of the names of those of this layer and direction.
+        projected: input projection, ``(T, B, gates)``.
+        initial: states before the first step, ``(B, features)`` each.
+        run: the time steps.
+    """
+
+    parameters: Parameters
+    suffix: str
+    projected: Tensor
+    initial: tuple[Tensor, ...]
+    run: Run
+
+    def parameter(self, name: str) -> Tensor | None:
+        """Return a parameter of this layer and direction; None where it has none of the name."""
+        # Autocast has made the projected input half precision, and not yet what the recurrence works with.
+        parameter = self.parameters.get(name + self.suffix)
+        return None if parameter is None else parameter.to(self.projected.dtype)
+
+    def states(self) -> tuple[Tensor, ...]:
+        """Return the initial states in the precision of the recurrence."""
+        return tuple(state.to(self.projected.dtype) for state in self.initial)
 
 
 class RecurrentRule(CompositeRule):
@@ -96,7 +126,7 @@ class RecurrentRule(CompositeRule):
                 run = Run(active, backwards=direction == 1)
                 projected = self._projected(parameters, tap, x, suffix, run, order)
                 with torch.autocast(projected.device.type, enabled=False):
-                    output, *final = self.recur(module, parameters, suffix, projected, initial, run)
+                    output, *final = self.recur(module, Pass(parameters, suffix, projected, initial, run))
                 outputs.append(output)
                 last.append(tuple(final))
             x = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
@@ -165,24 +195,12 @@ class RecurrentRule(CompositeRule):
         return gradient
 
     @abstractmethod
-    def recur(
-        self,
-        module: Any,
-        parameters: Parameters,
-        suffix: str,
-        projected: Tensor,
-        initial: tuple[Tensor, ...],
-        run: Run,
-    ) -> tuple[Tensor, ...]:
+    def recur(self, module: Any, one: Pass) -> tuple[Tensor, ...]:
         """Run one layer in one direction.
 
         Args:
             module: the layer.
-            parameters: its parameters, detached.
-            suffix: of the names of this layer and direction's parameters.
-            projected: input projection, ``(T, B, gates)``.
-            initial: states before the first step, ``(B, features)`` each.
-            run: the time steps.
+            one: the direction, its parameters and what they meet.
 
         Returns:
             The states of all steps, ``(T, B, features)``, and the final ones.
@@ -192,20 +210,12 @@ class RecurrentRule(CompositeRule):
 class ElmanRule(RecurrentRule):
     """``nn.RNN`` with tanh or relu."""
 
-    def recur(
-        self,
-        module: nn.RNN,
-        parameters: Parameters,
-        suffix: str,
-        projected: Tensor,
-        initial: tuple[Tensor, ...],
-        run: Run,
-    ) -> tuple[Tensor, ...]:
+    def recur(self, module: nn.RNN, one: Pass) -> tuple[Tensor, ...]:
         """See :meth:`RecurrentRule.recur`."""
         activation = torch.relu if module.mode == "RNN_RELU" else torch.tanh
-        weight = _like(parameters[f"weight_hh{suffix}"], projected)
+        (hidden,) = one.states()
         result: tuple[Tensor, ...] = ElmanRecurrence.apply(
-            projected, initial[0].to(projected.dtype), weight, activation, run
+            one.projected, hidden, one.parameter("weight_hh"), activation, one.run
         )
         return result
 
@@ -218,20 +228,11 @@ class LSTMRule(RecurrentRule):
         hidden = super().initial_states(module, data, batch_sizes)
         return hidden, data.new_zeros(*hidden.shape[:2], module.hidden_size)
 
-    def recur(
-        self,
-        module: nn.LSTM,
-        parameters: Parameters,
-        suffix: str,
-        projected: Tensor,
-        initial: tuple[Tensor, ...],
-        run: Run,
-    ) -> tuple[Tensor, ...]:
+    def recur(self, module: nn.LSTM, one: Pass) -> tuple[Tensor, ...]:
         """See :meth:`RecurrentRule.recur`."""
-        weight = _like(parameters[f"weight_hh{suffix}"], projected)
-        projection = _like(parameters.get(f"weight_hr{suffix}"), projected)
-        hidden, cell = (state.to(projected.dtype) for state in initial)
-        result: tuple[Tensor, ...] = LSTMRecurrence.apply(projected, hidden, cell, weight, projection, run)
+        hidden, cell = one.states()
+        weight, projection = one.parameter("weight_hh"), one.parameter("weight_hr")
+        result: tuple[Tensor, ...] = LSTMRecurrence.apply(one.projected, hidden, cell, weight, projection, one.run)
         return result
 
 
@@ -249,32 +250,20 @@ class GRURule(RecurrentRule):
         size = run.hidden_gradient.shape[2]
         return torch.cat([gradient[..., : 2 * size], rows(run.hidden_gradient)], 2)
 
-    def recur(
-        self,
-        module: nn.GRU,
-        parameters: Parameters,
-        suffix: str,
-        projected: Tensor,
-        initial: tuple[Tensor, ...],
-        run: Run,
-    ) -> tuple[Tensor, ...]:
+    def recur(self, module: nn.GRU, one: Pass) -> tuple[Tensor, ...]:
         """See :meth:`RecurrentRule.recur`."""
-        if projected.device.type == "cpu":
+        if one.projected.device.type == "cpu":
             # There torch has no half precision kernel for this layer, and autocast leaves its states alone.
-            projected = projected.to(torch.promote_types(projected.dtype, initial[0].dtype))
-        weight = _like(parameters[f"weight_hh{suffix}"], projected)
-        bias = _like(parameters.get(f"bias_hh{suffix}"), projected)
-        result: tuple[Tensor, ...] = GRURecurrence.apply(projected, initial[0].to(projected.dtype), weight, bias, run)
+            wider = torch.promote_types(one.projected.dtype, one.initial[0].dtype)
+            one = replace(one, projected=one.projected.to(wider))
+        (hidden,) = one.states()
+        weight, bias = one.parameter("weight_hh"), one.parameter("bias_hh")
+        result: tuple[Tensor, ...] = GRURecurrence.apply(one.projected, hidden, weight, bias, one.run)
         return result
 
 
 def _outer(left: Tensor, right: Tensor) -> Outer:
     return Outer([Pair(left, right)], (left.shape[2], right.shape[2]))
-
-
-def _like(parameter: Tensor | None, other: Tensor) -> Tensor | None:
-    # Autocast has made the projected input half precision, and not yet the parameters the recurrence works with.
-    return None if parameter is None else parameter.to(other.dtype)
 
 
 def _packed(x: Tensor, lengths: Tensor | None) -> Tensor:

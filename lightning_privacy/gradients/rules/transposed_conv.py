@@ -8,25 +8,20 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_privacy.gradients.contributions import Contribution, Dense
 from lightning_privacy.gradients.convolution import ConvContribution, ConvGeometry
-from lightning_privacy.gradients.rules.base import Rule
+from lightning_privacy.gradients.rules.conv import ConvolutionRule
 
 __all__ = ["TransposedConvRule"]
 
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-class TransposedConvRule(Rule):
+class TransposedConvRule(ConvolutionRule):
     """A transposed convolution is the adjoint of a convolution with the same weight.
 
     ``<g, conv_transpose(x, W)> = <conv(g, W), x>``, so the gradient of the weight is that of a convolution whose
     input is g and whose output gradient is x.
     """
-
-    def batched_dimensions(self, module: nn.modules.conv._ConvTransposeNd) -> int:
-        """See :meth:`Rule.batched_dimensions`."""
-        return 2 + len(module.kernel_size)
 
     def forward(
         self, module: nn.modules.conv._ConvTransposeNd, parameters: Mapping[str, Tensor | None], *inputs: Any
@@ -50,23 +45,12 @@ class TransposedConvRule(Rule):
         )
         return output, x.detach()
 
-    def contributions(
-        self,
-        module: nn.modules.conv._ConvTransposeNd,
-        kept: Tensor,
-        output_gradient: Tensor,
-        names: frozenset[str],
-    ) -> dict[str, Contribution]:
-        """See :meth:`Rule.contributions`."""
-        result: dict[str, Contribution] = {}
-        if "bias" in names:
-            result["bias"] = Dense(output_gradient.flatten(2).sum(2))
-        if "weight" in names:
-            geometry = ConvGeometry(module.kernel_size, module.stride, module.dilation, module.groups)
-            shape = tuple(module.weight.shape)
-            g, padding = _matching(output_gradient, kept.shape[2:], geometry, module.padding)
-            result["weight"] = ConvContribution(g, kept, shape, geometry, padding)
-        return result
+    def of_weight(
+        self, module: nn.modules.conv._ConvNd, kept: Any, output_gradient: Tensor, geometry: ConvGeometry
+    ) -> ConvContribution:
+        """See :meth:`ConvolutionRule.of_weight`."""
+        g, padding = _matching(output_gradient, kept.shape[2:], geometry, module.padding)
+        return ConvContribution(g, kept, tuple(module.weight.shape), geometry, padding)
 
 
 def _matching(
