@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,9 +23,34 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lightning_privacy.errors import UnsupportedError
 
-__all__ = ["call_empty", "call_looped", "call_vectorised", "expand_parameter", "opacus_sampler", "swapped_parameters"]
+__all__ = [
+    "LayerCall",
+    "call_empty",
+    "call_looped",
+    "call_vectorised",
+    "expand_parameter",
+    "opacus_sampler",
+    "swapped_parameters",
+]
 
 OpacusSampler = Callable[[nn.Module, list[Tensor], Tensor], dict[nn.Parameter, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """A layer that is called.
+
+    Args:
+        name: the layer's name, for messages.
+        module: the layer.
+        original: its forward.
+        arguments: positional and keyword arguments.
+    """
+
+    name: str
+    module: nn.Module
+    original: Callable[..., Any]
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class _Expand(Function):
@@ -119,22 +145,12 @@ def _check_output(name: str, leaf: Tensor, dimension: int) -> None:
         )
 
 
-def call_vectorised(
-    name: str,
-    module: nn.Module,
-    original: Callable[..., Any],
-    parameters: Mapping[int, Tensor],
-    arguments: tuple[tuple[Any, ...], dict[str, Any]],
-    batch_size: int,
-) -> Any:
-    """Run ``original`` on every example with that example's parameters, in one ``vmap``.
+def call_vectorised(call: LayerCall, parameters: Mapping[int, Tensor], batch_size: int) -> Any:
+    """Run a layer on every example with that example's parameters, in one ``vmap``.
 
     Args:
-        name: the layer's name, for messages.
-        module: the layer.
-        original: its forward.
+        call: the layer and its arguments; tensors whose first dimension is B are split.
         parameters: expanded parameters, ``(B, *shape)``, by ``id`` of the parameter.
-        arguments: positional and keyword arguments; tensors whose first dimension is B are split.
         batch_size: B.
 
     Returns:
@@ -144,9 +160,10 @@ def call_vectorised(
         UnsupportedError: nothing, or the output, is not batch first.
         RuntimeError: the module can't be vectorised.
     """
-    leaves, spec = tree_flatten(arguments)
+    name, module = call.name, call.module
+    leaves, spec = tree_flatten(call.arguments)
     _check_inputs(name, leaves, batch_size)
-    mapped = _example_leaves(module, arguments, batch_size)
+    mapped = _example_leaves(module, call.arguments, batch_size)
     output_spec: list[Any] = []
 
     def single(weights: dict[int, Tensor], *tensors: Tensor) -> list[Tensor]:
@@ -155,7 +172,7 @@ def call_vectorised(
             filled[index] = tensor.unsqueeze(0)
         args, kwargs = tree_unflatten(filled, spec)
         with swapped_parameters(module, weights):
-            outputs, structure = tree_flatten(original(*args, **kwargs))
+            outputs, structure = tree_flatten(call.original(*args, **kwargs))
         places = [index for index, leaf in enumerate(outputs) if isinstance(leaf, Tensor)]
         for place in places:
             _check_output(name, outputs[place], 0)
@@ -169,26 +186,20 @@ def call_vectorised(
     return tree_unflatten(outputs, structure)
 
 
-def call_looped(
-    name: str,
-    module: nn.Module,
-    original: Callable[..., Any],
-    parameters: Mapping[int, Tensor],
-    arguments: tuple[tuple[Any, ...], dict[str, Any]],
-    batch_size: int,
-) -> Any:
-    """Run ``original`` example by example; arguments and result as in :func:`call_vectorised`."""
-    leaves, spec = tree_flatten(arguments)
+def call_looped(call: LayerCall, parameters: Mapping[int, Tensor], batch_size: int) -> Any:
+    """Run a layer example by example; arguments and result as in :func:`call_vectorised`."""
+    name, module = call.name, call.module
+    leaves, spec = tree_flatten(call.arguments)
     _check_inputs(name, leaves, batch_size)
     unbound = {key: value.unbind(0) for key, value in parameters.items()}
-    mapped = set(_example_leaves(module, arguments, batch_size))
+    mapped = set(_example_leaves(module, call.arguments, batch_size))
     collected: list[list[Any]] = []
     structure: Any = None
     for example in range(batch_size):
         filled = [leaf[example : example + 1] if at in mapped else leaf for at, leaf in enumerate(leaves)]
         args, kwargs = tree_unflatten(filled, spec)
         with swapped_parameters(module, {key: values[example] for key, values in unbound.items()}):
-            outputs, structure = tree_flatten(original(*args, **kwargs))
+            outputs, structure = tree_flatten(call.original(*args, **kwargs))
         for place, leaf in enumerate(outputs):
             if isinstance(leaf, Tensor):
                 _check_output(name, leaf, _batch_dimension(module, place))
@@ -200,17 +211,12 @@ def call_looped(
     return tree_unflatten(joined, structure)
 
 
-def call_empty(
-    module: nn.Module,
-    original: Callable[..., Any],
-    parameters: Mapping[int, Tensor],
-    arguments: tuple[tuple[Any, ...], dict[str, Any]],
-) -> Any:
-    """Run ``original`` on a batch of no examples; arguments as in :func:`call_vectorised`, with B = 0."""
+def call_empty(call: LayerCall, parameters: Mapping[int, Tensor]) -> Any:
+    """Run a layer on a batch of no examples; arguments as in :func:`call_vectorised`, with B = 0."""
     # There is no example to take parameters from. What they are doesn't matter, but they keep the graph connected.
-    args, kwargs = arguments
-    with swapped_parameters(module, {key: value.sum(0) for key, value in parameters.items()}):
-        return original(*args, **kwargs)
+    args, kwargs = call.arguments
+    with swapped_parameters(call.module, {key: value.sum(0) for key, value in parameters.items()}):
+        return call.original(*args, **kwargs)
 
 
 def opacus_sampler(module: nn.Module) -> OpacusSampler | None:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients.rules import COMPOSITE_RULES, RULES, CompositeRule, Rule, composite_rule_for, rule_for
 
-__all__ = ["refuse_coupling_layers", "refuse_optimizer", "refuse_unfit"]
+__all__ = ["loss_problem", "refuse_coupling_layers", "refuse_optimizer", "refuse_unfit"]
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 _CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -48,8 +48,10 @@ def refuse_coupling_layers(module: nn.Module) -> None:
         if isinstance(layer, _BATCH_NORMS) and (layer.training or layer.running_mean is None):
             raise UnsupportedError(
                 f"layer '{name}' ({type(layer).__name__}) mixes the examples of a batch, so one example's gradient "
-                "can't be bounded. Replace it, e.g. model = opacus.validators.ModuleValidator.fix(model), which "
-                "turns BatchNorm into GroupNorm, and build the optimizer after that; or freeze it with .eval()."
+                "can't be bounded. Replace it before the optimizer is built: model = "
+                "opacus.validators.ModuleValidator.fix(model) turns BatchNorm into GroupNorm, and a network that takes "
+                "norm_layer, as torchvision's do, has it from the start with norm_layer=lambda c: "
+                "torch.nn.GroupNorm(math.gcd(32, c), c). Or freeze the layer with .eval()."
             )
 
 
@@ -88,8 +90,12 @@ def _reparametrization_problem(layer: nn.Module) -> str | None:
     return None
 
 
-def _loss_problem(layer: nn.Module) -> str | None:
-    """Return why a loss kept as a layer couples the examples of a batch, or None."""
+def loss_problem(layer: nn.Module) -> str | None:
+    """Return why a loss kept as a layer couples the examples of a batch, or None.
+
+    Args:
+        layer: any layer.
+    """
     if not isinstance(layer, nn.CrossEntropyLoss | nn.NLLLoss) or layer.reduction != "mean":
         return None
     if layer.weight is None and layer.ignore_index < 0:  # the default, -100, is no class
@@ -136,7 +142,7 @@ def refuse_unfit(module: nn.Module) -> None:
         rules: dict[type[nn.Module], Rule | CompositeRule] = {**RULES, **COMPOSITE_RULES}
         rule = next((rule for kind_of, rule in rules.items() if isinstance(layer, kind_of)), None)
         problem = rule.unsupported(layer) if rule is not None else None
-        problem = problem or _layout_problem(layer) or _reparametrization_problem(layer) or _loss_problem(layer)
+        problem = problem or _layout_problem(layer) or _reparametrization_problem(layer)
         if problem is not None:
             raise UnsupportedError(f"layer '{name}' ({kind}): {problem}")
 

@@ -23,6 +23,7 @@ from lightning_privacy.errors import (
 )
 from lightning_privacy.gradients.contributions import Contribution, Dense
 from lightning_privacy.gradients.fallback import (
+    LayerCall,
     OpacusSampler,
     call_empty,
     call_looped,
@@ -32,6 +33,7 @@ from lightning_privacy.gradients.fallback import (
     swapped_parameters,
 )
 from lightning_privacy.gradients.functional import FollowedParameters, tensors_in
+from lightning_privacy.gradients.inspection import loss_problem
 from lightning_privacy.gradients.interception import intercept
 from lightning_privacy.gradients.layout import FIRST
 from lightning_privacy.gradients.listening import Site, Use, hook
@@ -218,13 +220,13 @@ class _FallbackSite(Site):
             hook(view, partial(self.receive, use))
             expanded[id(parameter)] = view
         self.count_use(names)
-        call = (self.name, self.layer, original, expanded, (args, kwargs), size)
+        call = LayerCall(self.name, self.layer, original, (args, kwargs))
         with recorder.bypassed():
             if size == 0:
-                return call_empty(self.layer, original, expanded, (args, kwargs))
+                return call_empty(call, expanded)
             if not self.looped:
                 try:
-                    return call_vectorised(*call)
+                    return call_vectorised(call, expanded, size)
                 except LightningPrivacyError:
                     raise
                 except (RuntimeError, NotImplementedError) as error:
@@ -234,7 +236,7 @@ class _FallbackSite(Site):
                         f"runs example by example, which is slow ({str(error).splitlines()[0]})",
                         stacklevel=2,
                     )
-            return call_looped(*call)
+            return call_looped(call, expanded, size)
 
     def receive(self, use: Use, gradient: Tensor) -> None:
         """Take the gradient of one parameter's views, one for each row."""
@@ -252,6 +254,18 @@ class _WatchedSite:
     def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with self.watch.watching((args, kwargs)):
             return original(*args, **kwargs)
+
+
+class _LossSite:
+    """A loss that divides by a count of the batch: nothing is wrong with it until it is trained on."""
+
+    def __init__(self, name: str, layer: nn.Module, recorder: Recorder, problem: str) -> None:
+        self.name, self.layer, self.recorder, self.problem = name, layer, recorder, problem
+
+    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.recorder.armed and self.recorder.listening():
+            raise UnsupportedError(f"layer '{self.name}' ({type(self.layer).__name__}): {self.problem}")
+        return original(*args, **kwargs)
 
 
 class _CalledPlainly:
@@ -378,6 +392,9 @@ def install(module: nn.Module, recorder: Recorder, private: Container[int]) -> N
             handler = _PublicSite(recorder, watch)
         if isinstance(site, _FallbackSite) and next(layer.children(), None) is not None:
             handler = _WatchedSite(watch)
+        problem = loss_problem(layer)
+        if problem is not None:
+            handler = _LossSite(name, layer, recorder, problem)
         if "_orig_mod" in layer._modules:  # torch.compile(layer)
             _warn_uncompiled(name)
             handler = _CalledPlainly(layer._modules["_orig_mod"])

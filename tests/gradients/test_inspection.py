@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from lightning_privacy import UnsupportedError
+from lightning_privacy import DPOptimizer, UnsupportedError
 from lightning_privacy.gradients.inspection import refuse_unfit
 
 
+class _WithLoss(nn.ModuleDict):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self["net"](x)
+
+
 def _model(loss: nn.Module) -> nn.Module:
-    return nn.ModuleDict({"net": nn.Linear(3, 2), "loss": loss})
+    return _WithLoss({"net": nn.Linear(3, 2), "loss": loss})
+
+
+def private(model: nn.Module) -> DPOptimizer:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return DPOptimizer(optimizer, model, noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=4)
 
 
 @pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, nn.NLLLoss])
 @pytest.mark.parametrize("settings", [{"weight": torch.tensor([1.0, 3.0])}, {"ignore_index": 0}])
-def test_p03_a_loss_normalised_over_the_batch_is_refused_with_the_way_out(kind, settings):
-    with pytest.raises(UnsupportedError, match=rf"layer 'loss' \({kind.__name__}\).*reduction='none'.*mean\(\)"):
-        refuse_unfit(_model(kind(**settings)))
+def test_p03_a_loss_normalised_over_the_batch_is_refused_when_it_is_trained_on(kind, settings):
+    model, x, y = _model(kind(**settings)), torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
+    refuse_unfit(model)
+    optimizer = private(model)
+    try:
+        with torch.no_grad():  # a metric
+            model["loss"](model["net"](x), y)
+        with pytest.raises(UnsupportedError, match=rf"layer 'loss' \({kind.__name__}\).*reduction='none'.*mean\(\)"):
+            model["loss"](model(x), y)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    finally:
+        optimizer.detach()
+    assert torch.isfinite(model["loss"](model["net"](x), y))
+
+
+def test_the_hint_for_networks_that_take_norm_layer_works() -> None:
+    models = pytest.importorskip("torchvision.models")
+    with pytest.raises(UnsupportedError, match=r"norm_layer=lambda c: torch\.nn\.GroupNorm\(math\.gcd\(32, c\), c\)"):
+        refuse_unfit(models.mobilenet_v2())
+    refuse_unfit(models.mobilenet_v2(norm_layer=lambda c: torch.nn.GroupNorm(math.gcd(32, c), c)))
 
 
 @pytest.mark.parametrize(
