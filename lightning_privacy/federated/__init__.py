@@ -1,11 +1,61 @@
 """Federated learning without Lightning: who holds which examples, who takes part, what is summed and how.
 
 Example:
-    >>> from lightning_privacy.federated import derive_seed
-    >>> derive_seed(0, "cohort", 1) == derive_seed(0, "cohort", 1)
-    True
+    >>> from lightning_privacy.federated import IIDPartition, UniformCohorts
+    >>> parts = IIDPartition(20).split(None, 1000, seed=0)
+    >>> cohort = UniformCohorts(5).draw(seed=0, round_number=0, num_clients=20)
+    >>> sum(len(parts[client]) for client in cohort)
+    250
 """
 
-from lightning_privacy.federated.keyed import client_randomness, derive_seed, generator, numpy_generator
+from __future__ import annotations
 
-__all__ = ["client_randomness", "derive_seed", "generator", "numpy_generator"]
+from lightning_privacy.federated.cohorts import (
+    AllClients,
+    CohortSampler,
+    PoissonCohorts,
+    UniformCohorts,
+    WeightedCohorts,
+    cohort_sampler,
+)
+from lightning_privacy.federated.failures import ClientOutcome, SimulatedClientError, SimulatedFailures
+from lightning_privacy.federated.keyed import client_randomness, derive_seed, generator, numpy_generator
+from lightning_privacy.federated.labels import column_of, labels_of
+from lightning_privacy.federated.partitions import (
+    DirichletPartition,
+    FilePartition,
+    IIDPartition,
+    NaturalPartition,
+    Partition,
+    QuantityPartition,
+    ShardPartition,
+    fingerprint,
+)
+from lightning_privacy.federated.schedule import assign
+
+__all__ = [
+    "AllClients",
+    "ClientOutcome",
+    "CohortSampler",
+    "DirichletPartition",
+    "FilePartition",
+    "IIDPartition",
+    "NaturalPartition",
+    "Partition",
+    "PoissonCohorts",
+    "QuantityPartition",
+    "ShardPartition",
+    "SimulatedClientError",
+    "SimulatedFailures",
+    "UniformCohorts",
+    "WeightedCohorts",
+    "assign",
+    "client_randomness",
+    "cohort_sampler",
+    "column_of",
+    "derive_seed",
+    "fingerprint",
+    "generator",
+    "labels_of",
+    "numpy_generator",
+]
