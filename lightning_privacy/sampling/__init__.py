@@ -1,4 +1,4 @@
-"""Who is in which batch: Poisson sampling, and its batches cut into micro-batches.
+"""Who is in which batch: balanced and Poisson sampling, and Poisson batches cut into micro-batches.
 
 Example:
     >>> from lightning_privacy.sampling import PoissonSampler
@@ -8,7 +8,8 @@ Example:
 
 from __future__ import annotations
 
+from lightning_privacy.sampling.balanced import BalancedSampler
 from lightning_privacy.sampling.microbatch import Microbatch, MicrobatchSampler
 from lightning_privacy.sampling.poisson import PoissonSampler
 
-__all__ = ["Microbatch", "MicrobatchSampler", "PoissonSampler"]
+__all__ = ["BalancedSampler", "Microbatch", "MicrobatchSampler", "PoissonSampler"]
