@@ -64,6 +64,7 @@ class _Expected:
     closes_step: bool
     empty: bool
     again: bool
+    example_weights: Tensor | None = None
     release: int = 0
 
 
@@ -210,6 +211,7 @@ class PrivateGradients:
         closes_step: bool = True,
         empty: bool = False,
         again: bool = False,
+        example_weights: Tensor | None = None,
     ) -> None:
         """Expect exactly one backward, of the micro-batch that comes now.
 
@@ -222,6 +224,8 @@ class PrivateGradients:
             empty: the batch is a placeholder for an empty draw, and its contribution is zero.
             again: let further backwards over the same batch make a release each, as optimizers need that evaluate
                 their closure several times. Each is charged.
+            example_weights: factors on the losses of the examples, shape ``(batch_size,)``, at least 0. Each gradient
+                is multiplied by its factor and then clipped, so the bound is what it is without.
 
         Raises:
             PrivacyViolation: a layer in a mode that mixes examples, or not attached.
@@ -243,7 +247,7 @@ class PrivateGradients:
             self.attach()
         refuse_coupling_layers(self._module)
         self._forget_micro_batch()
-        self._expected = _Expected(step, loss_scale, gradient_scale, closes_step, empty, again)
+        self._expected = _Expected(step, loss_scale, gradient_scale, closes_step, empty, again, example_weights)
         self._recorder.start(batch_size)
 
     def release_noise(self, *, step: int) -> None:
@@ -317,6 +321,7 @@ class PrivateGradients:
             closes_step=expected.closes_step,
             empty=expected.empty,
             again=expected.again,
+            example_weights=expected.example_weights,
         )
         return True
 
@@ -395,6 +400,9 @@ class PrivateGradients:
         examples = norms.shape[0]
         scale = (examples if self._mean else 1 / self.views) / expected.loss_scale
         norms = norms * scale**2
+        example_weights = self._example_weights(expected, norms)
+        if example_weights is not None:
+            norms = norms * example_weights.square().unsqueeze(1)
         if self.policy.norm_bound != self._open_bound:
             raise PrivacyViolation(
                 f"the bound of {self.policy!r} changed from {self._open_bound:g} to {self.policy.norm_bound:g} within "
@@ -405,13 +413,29 @@ class PrivateGradients:
         # Where a look would wait for the device, they are always masked: that costs a copy of each layer's input.
         if not has_cheap_sync(rejected.device) or bool(rejected.any()):
             self._findings.reject(rejected)
-        weights = (factors * (expected.gradient_scale * scale / self.expected_batch_size)).unbind(1)
+        factors = factors * (expected.gradient_scale * scale / self.expected_batch_size)
+        if example_weights is not None:
+            factors = factors * example_weights.unsqueeze(1)
+        weights = factors.unbind(1)
         for parameter in self._trained.private:
             group = self._groups[id(parameter)]
             self._findings.add_weighted_sum(parameter, self._buffers.view(parameter), weights[group])
         counts = self.policy.counts(norms)
         if counts is not None:
             self._counts = counts.float() if self._counts is None else self._counts + counts
+
+    def _example_weights(self, expected: _Expected, norms: Tensor) -> Tensor | None:
+        """The factors on the examples' losses, where the norms are; None where all are 1."""
+        given = expected.example_weights
+        if given is None:
+            return None
+        if given.shape != norms.shape[:1]:
+            raise PrivacyViolation(
+                f"there are weights for {tuple(given.shape)} examples and gradients of {norms.shape[0]}: the batch "
+                "does not hold the examples that were drawn, so weights would go to others; let collate_fn and "
+                "training_step keep every example in its place"
+            )
+        return given.to(norms.device, norms.dtype)
 
     def _open(self, expected: _Expected) -> None:
         self._buffers.withdraw()
