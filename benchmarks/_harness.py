@@ -13,6 +13,7 @@ import platform
 import statistics
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import CDLL
@@ -28,6 +29,7 @@ __all__ = [
     "mapped_allocations",
     "peak_resident_bytes",
     "pin_threads",
+    "run_benchmark",
     "write_result",
 ]
 
@@ -235,3 +237,18 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def run_benchmark(arguments: Namespace, run: Callable[[Namespace], dict[str, Any]]) -> dict[str, Any]:
+    """Run a benchmark with its number of threads, write its result if it has a file, and return it.
+
+    Args:
+        arguments: the command line, with ``threads`` and ``output``.
+        run: the benchmark.
+    """
+    pin_threads(arguments.threads)
+    result = run(arguments)
+    if arguments.output is not None:
+        write_result(arguments.output, result)
+        print(f"written to {arguments.output}")
+    return result

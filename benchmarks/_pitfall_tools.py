@@ -144,18 +144,10 @@ def change(first: Tensor, second: Tensor, clip: float = 1.0) -> float:
     return float((first - second).norm()) / clip
 
 
-def influence(
-    make: Callable[[], nn.Module],
-    x: Tensor,
-    y: Tensor,
-    loss: Step = _plain_step,
-    *,
-    mode: str = "hooks",
-    **options: Any,
-) -> float:
-    """By how many C the released sum changes when the last example of the batch is left out."""
-    whole = released(make, x, y, loss, mode=mode, **options)
-    return change(whole, released(make, x[:-1], y[:-1], loss, mode=mode, **options), options.get("max_grad_norm", 1.0))
+def influence(make: Callable[[], nn.Module], x: Tensor, y: Tensor, *loss: Step, **options: Any) -> float:
+    """By how many C the released sum changes when the last example of the batch is left out; see :func:`released`."""
+    whole, without = released(make, x, y, *loss, **options), released(make, x[:-1], y[:-1], *loss, **options)
+    return change(whole, without, options.get("max_grad_norm", 1.0))
 
 
 def empty_step(run: SimpleNamespace) -> None:

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _harness import hardware, pin_threads, write_result
+from _harness import hardware, run_benchmark
 
 _NETWORKS = ("mlp", "mnist_cnn", "cifar_cnn", "resnet18", "transformer", "vit_s", "gpt2")
 _PACKAGES = ("lightning-privacy", "torch", "torchvision", "opacus", "transformers", "numpy", "cryptography")
@@ -91,12 +91,7 @@ def main(argv: list[str]) -> int:
     Args:
         argv: the command line without the program's name.
     """
-    arguments = _parse(argv)
-    pin_threads(arguments.threads)
-    result = _run(arguments)
-    if arguments.output is not None:
-        write_result(arguments.output, result)
-        print(f"written to {arguments.output}")
+    run_benchmark(_parse(argv), _run)
     return 0
 
 

@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from _harness import hardware, interleave, pin_threads, write_result
+from _harness import hardware, interleave, run_benchmark
 
 _RESULT = Path(__file__).parent / "results" / "fit.json"
 _PACKAGES = ("lightning-privacy", "torch", "pytorch-lightning", "dp-accounting", "cryptography")
@@ -111,12 +111,7 @@ def main(argv: list[str]) -> int:
     Args:
         argv: the command line without the program's name.
     """
-    arguments = _parse(argv)
-    pin_threads(arguments.threads)
-    result = _run(arguments)
-    if arguments.output is not None:
-        write_result(arguments.output, result)
-        print(f"written to {arguments.output}")
+    run_benchmark(_parse(argv), _run)
     return 0
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _harness import hardware, interleave, pin_threads, write_result
+from _harness import hardware, interleave, run_benchmark
 
 _PACKAGES = ("lightning-privacy", "torch", "opacus", "numpy", "cryptography")
 _COUNT = 1_863_690  # the parameters of the 784-1024-1024-10 perceptron of dp_step.py
@@ -125,13 +125,7 @@ def main(argv: list[str]) -> int:
     Args:
         argv: the command line without the program's name.
     """
-    arguments = _parse(argv)
-    pin_threads(arguments.threads)
-    result = _run(arguments)
-    print(_format(result))
-    if arguments.output is not None:
-        write_result(arguments.output, result)
-        print(f"written to {arguments.output}")
+    print(_format(run_benchmark(_parse(argv), _run)))
     return 0
 
 
