@@ -190,11 +190,12 @@ def test_sign_flipped_deltas_times_a_hundred_move_the_mean_only(clients):
 
 
 @pytest.mark.parametrize("aggregator", ROBUST, ids=str)
-def test_astronomic_numbers_of_the_hostile_do_not_matter(aggregator):
+@pytest.mark.parametrize("sign", [1, -1])
+def test_astronomic_numbers_of_the_hostile_do_not_matter(aggregator, sign):
     for dtype, huge in ((torch.float32, 3e38), (torch.float64, 1e307)):
         deltas = random_rows(11, 20, dtype=dtype)
         deltas[0] = huge
-        deltas[1] = -huge
+        deltas[1] = sign * huge
         result = aggregator.aggregate(deltas, torch.ones(11))
         assert bool(result.isfinite().all())
         assert float(result.norm()) < 20
@@ -217,7 +218,15 @@ def test_q_ffl_is_the_mean_for_q_zero_and_follows_the_worst_off():
     torch.testing.assert_close(plain, deltas.mean(dim=0))
     towards, away = torch.tensor([[1.0], [-1.0]]), torch.tensor([4.0, 1.0])
     assert float(QFFL(q=1.0, learning_rate=1.0).aggregate(towards, away)) > 0
-    assert bool(QFFL(q=0.5, learning_rate=1.0).aggregate(towards, torch.zeros(2)).isfinite().all())
+    nothing_left = QFFL(q=0.5, learning_rate=1.0).aggregate(torch.tensor([[0.0], [1.0]]), torch.tensor([0.0, 1.0]))
+    assert 0 < float(nothing_left) < 1
+
+
+def test_the_median_of_large_numbers_and_the_rounding_of_a_trim():
+    large = torch.tensor([[-3e38], [3e38], [3e38], [3e38]])
+    assert float(CoordinateMedian().aggregate(large, torch.ones(4))) == pytest.approx(3e38)
+    assert 0.07 * 100 > 7
+    assert [TrimmedMean(0.07).count(clients) for clients in (10, 100, 101)] == [1, 7, 8]
 
 
 def test_weights_of_clients():
