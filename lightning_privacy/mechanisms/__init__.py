@@ -1,13 +1,24 @@
-"""Randomness for private releases: the noise source.
+"""Private releases of values, labels and counts, and the source of their noise.
 
 Example:
-    >>> from lightning_privacy.mechanisms import NoiseSource
-    >>> NoiseSource().caveat is None
-    True
+    >>> from lightning_privacy.mechanisms import NoiseSource, laplace
+    >>> NoiseSource().caveat is None, isinstance(laplace(3.0, sensitivity=1.0, epsilon=1.0), float)
+    (True, True)
 """
 
 from __future__ import annotations
 
+from lightning_privacy.mechanisms.gaussian_mechanism import gaussian
+from lightning_privacy.mechanisms.histogram import private_histogram
+from lightning_privacy.mechanisms.laplace_mechanism import laplace
 from lightning_privacy.mechanisms.noise import NoiseSource, SeededNoiseWarning
+from lightning_privacy.mechanisms.randomized_labels import randomized_response
 
-__all__ = ["NoiseSource", "SeededNoiseWarning"]
+__all__ = [
+    "NoiseSource",
+    "SeededNoiseWarning",
+    "gaussian",
+    "laplace",
+    "private_histogram",
+    "randomized_response",
+]

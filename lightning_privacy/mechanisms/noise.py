@@ -140,6 +140,7 @@ class NoiseSource:
         """Take new keys: from the operating system, or the same ones again when seeded."""
         self._process = (os.getpid(), _forks)
         self._calls = itertools.count()
+        self._values = itertools.count()
         self._lock = threading.Lock()
         self._generators: dict[torch.device, torch.Generator] = {}
         self._keys = {dtype: self._secret(f"normals {dtype}", 32) for dtype in (torch.float32, torch.float64)}
@@ -270,6 +271,10 @@ class NoiseSource:
             purpose: names the use, so that two uses of one seeded source get unrelated seeds.
         """
         return int.from_bytes(self._secret(f"seed for {purpose}", 16), "big")
+
+    def next_value(self) -> int:
+        """Return 0, 1, 2, ...: the number of a release that belongs to no step, for its own noise under a seed."""
+        return next(self._values)
 
     def state_dict(self) -> dict[str, int]:
         """The seed, if one was passed; otherwise nothing, as a saved key would reveal the noise."""

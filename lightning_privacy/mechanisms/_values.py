@@ -1,0 +1,91 @@
+"""What a mechanism is given to release, as numbers to compute with, and back in the form it came in.
+
+Example:
+    >>> numbers, back = float_values(2.5)
+    >>> numbers, back(numbers + 1)
+    (array([2.5]), 3.5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_privacy.errors import ConfigurationError
+
+__all__ = ["class_labels", "float_values"]
+
+
+def float_values(value: object) -> tuple[NDArray[np.float64], Callable[[NDArray[np.float64]], Any]]:
+    """Return a copy of the numbers, one-dimensional in float64, and what turns such numbers into the form of ``value``.
+
+    Args:
+        value: a number, or a floating-point tensor or array of any shape.
+
+    Raises:
+        ConfigurationError: it is something else, or not all of it is finite.
+    """
+    back: Callable[[NDArray[np.float64]], Any]
+    if isinstance(value, Tensor) and value.is_floating_point():
+        tensor = value
+        numbers = tensor.detach().to("cpu", torch.float64).reshape(-1).numpy().copy()
+
+        def back(result: NDArray[np.float64]) -> Any:
+            return torch.from_numpy(result).reshape(tensor.shape).to(tensor.device, tensor.dtype)
+
+    elif isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating):
+        array = value
+        numbers = array.astype(np.float64).reshape(-1)
+
+        def back(result: NDArray[np.float64]) -> Any:
+            return result.reshape(array.shape).astype(array.dtype)
+
+    elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        numbers = np.array([float(value)])
+
+        def back(result: NDArray[np.float64]) -> Any:
+            return float(result[0])
+
+    else:
+        raise ConfigurationError(
+            f"value must be a number or a floating-point tensor or array, got {type(value).__name__}; for whole "
+            "numbers in a tensor convert it with .double()"
+        )
+    if not np.isfinite(numbers).all():
+        raise ConfigurationError(
+            "value must be finite: no noise hides an infinite or missing number; clip or fill the data before"
+        )
+    return numbers, back
+
+
+def class_labels(labels: object, num_classes: int) -> NDArray[np.int64]:
+    """Return labels as a one-dimensional array of whole numbers.
+
+    Args:
+        labels: tensor, array or sequence of whole numbers, shape (N,).
+        num_classes: they are in [0, num_classes).
+
+    Raises:
+        ConfigurationError: they have another shape or type, or one is out of range. The label itself is not shown.
+    """
+    array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    if isinstance(labels, Sequence) and len(labels) == 0:
+        array = np.empty(0, np.int64)
+    if array.ndim != 1:
+        raise ConfigurationError(f"labels must be one-dimensional, one for each example, got shape {array.shape}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ConfigurationError(
+            f"labels must be whole numbers, got {array.dtype}: number the classes from 0 to {num_classes - 1}"
+        )
+    array = array.astype(np.int64)
+    if len(array) and not (int(array.min()) >= 0 and int(array.max()) < num_classes):
+        raise ConfigurationError(
+            f"labels must be whole numbers in [0, {num_classes}), and some are not: num_classes must count all classes "
+            "there can be, known without looking at the data"
+        )
+    return array
