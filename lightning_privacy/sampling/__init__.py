@@ -9,7 +9,19 @@ Example:
 from __future__ import annotations
 
 from lightning_privacy.sampling.balanced import BalancedSampler
+from lightning_privacy.sampling.balanced_batches import BalancedBatchSampler
 from lightning_privacy.sampling.microbatch import Microbatch, MicrobatchSampler
 from lightning_privacy.sampling.poisson import PoissonSampler
+from lightning_privacy.sampling.resample import ResampledDataset, resample
+from lightning_privacy.sampling.resumable_loader import ResumableDataLoader
 
-__all__ = ["BalancedSampler", "Microbatch", "MicrobatchSampler", "PoissonSampler"]
+__all__ = [
+    "BalancedBatchSampler",
+    "BalancedSampler",
+    "Microbatch",
+    "MicrobatchSampler",
+    "PoissonSampler",
+    "ResampledDataset",
+    "ResumableDataLoader",
+    "resample",
+]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Hashable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,6 @@ class BalancedSampler(EpochSampler):
             num_replicas=num_replicas,
             rank=rank,
         )
-        self._strata = self._make_strata()
 
     def describe(self) -> dict[str, Any]:
         """What is drawn and how often, in plain Python types."""
@@ -171,7 +171,8 @@ class BalancedSampler(EpochSampler):
     def _generator(self, epoch: int, number: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, number])))
 
-    def _make_strata(self) -> Strata:
+    @cached_property
+    def _strata(self) -> Strata:
         return Strata.from_cells(self.cells, self.shares) if self.weights is None else Strata.from_weights(self.weights)
 
     def _epoch_length(self, num_samples: int | None, *, repeated: bool) -> int:

@@ -75,7 +75,7 @@ class EpochSampler(DistributedSampler[int]):
         self.epoch = 0
         self._advance = False
         self._resume: tuple[int, int] | None = None
-        self._position = 0
+        self._start = self._position = 0
         self._indices: Iterator[int] = iter(())
 
     @abstractmethod
@@ -104,9 +104,14 @@ class EpochSampler(DistributedSampler[int]):
         """How many indices of this epoch this process has drawn.
 
         A loader with workers draws ahead of what the training loop has seen: tell :meth:`state_dict` how many examples
-        were used.
+        were used, or take a :class:`~lightning_privacy.sampling.ResumableDataLoader`.
         """
         return self._position - length_hint(self._indices)
+
+    @property
+    def start(self) -> int:
+        """At which position the latest pass began: above 0 where it goes on from a saved state."""
+        return self._start
 
     @override
     def set_epoch(self, epoch: int) -> None:
@@ -146,7 +151,7 @@ class EpochSampler(DistributedSampler[int]):
             start = self._local(self._resume[1])
         self._resume = None
         epoch, position = self.epoch, start
-        self._position, self._indices = start, iter(())
+        self._start, self._position, self._indices = start, start, iter(())
         for block in self._blocks(epoch, start):
             for begin in range(0, len(block), _LIST):
                 indices = block[begin : begin + _LIST].tolist()
