@@ -26,7 +26,7 @@ from torch.utils.data import Sampler
 
 from lightning_privacy._validate import non_negative_int, positive_int
 from lightning_privacy.errors import ConfigurationError
-from lightning_privacy.sampling.poisson import PoissonSampler
+from lightning_privacy.sampling.step_sampler import StepSampler
 
 __all__ = ["Microbatch", "MicrobatchSampler"]
 
@@ -74,20 +74,22 @@ class MicrobatchSampler(Sampler[list[int]]):
         ConfigurationError: ``microbatch_size`` is not a whole number >= 1.
 
     Example:
+        >>> from lightning_privacy.sampling.poisson import PoissonSampler
         >>> sampler = PoissonSampler(50, sample_rate=1.0, steps=1)
         >>> microbatches = MicrobatchSampler(sampler, microbatch_size=20)
         >>> [entry.size for entry in microbatches.plan(first_step=0, num_steps=1)]
         [17, 17, 16]
     """
 
-    def __init__(self, sampler: PoissonSampler, *, microbatch_size: int) -> None:
+    def __init__(self, sampler: StepSampler, *, microbatch_size: int) -> None:
         self._sampler = sampler
         self._microbatch_size = positive_int(microbatch_size=microbatch_size)
         self._plan: tuple[Microbatch, ...] | None = None
         self._offset = 0
+        self._drawn: tuple[int, list[int]] | None = None  # the last step whose examples were asked for
 
     @property
-    def sampler(self) -> PoissonSampler:
+    def sampler(self) -> StepSampler:
         """Where the batches come from."""
         return self._sampler
 
@@ -132,6 +134,25 @@ class MicrobatchSampler(Sampler[list[int]]):
             )
         return plan[index]
 
+    def indices(self, batch_idx: int) -> list[int]:
+        """The examples in the trainer's batch number ``batch_idx`` of this epoch; none where it is a placeholder.
+
+        They are drawn again, so this may be asked before or after the batch was read.
+
+        Raises:
+            ConfigurationError: as :meth:`microbatch`.
+        """
+        entry, plan = self.microbatch(batch_idx), self._current()
+        if entry.empty:
+            return []
+        if self._drawn is None or self._drawn[0] != entry.step:
+            self._drawn = entry.step, self._sampler.batch(entry.step).tolist()
+        index, start = batch_idx - self._offset, 0
+        while index > 0 and plan[index - 1].step == entry.step:
+            index -= 1
+            start += plan[index].size
+        return self._drawn[1][start : start + entry.size]
+
     def __iter__(self) -> Iterator[list[int]]:
         return self._iterate(self._current())
 
@@ -172,7 +193,7 @@ class MicrobatchSampler(Sampler[list[int]]):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copied sampler without a seed draws other batches: sizes planned for the original are void.
-        return self.__dict__ | {"_plan": None, "_offset": 0}
+        return self.__dict__ | {"_plan": None, "_offset": 0, "_drawn": None}
 
     def __repr__(self) -> str:
         return f"MicrobatchSampler({self._sampler!r}, microbatch_size={self._microbatch_size})"
