@@ -69,6 +69,7 @@ class BalancedSampler(EpochSampler):
         cell_names: What the cells are called: class, group, or the pair of both.
         counts: Examples of each cell, int64 of shape ``(C,)``.
         shares: Share of each cell in what is drawn, float64 of shape ``(C,)``.
+        weighting: As given.
         weights: Weight of each example where given, else None.
         num_samples: Length of an epoch over all processes.
         epoch: Number of the epoch that is drawn.
@@ -105,6 +106,7 @@ class BalancedSampler(EpochSampler):
         self.replacement = replacement
         self.cells, self.cell_names, self.counts = cells.of_example, cells.names, cells.counts
         self.weights = given
+        self.weighting = weighting
         self._weighting = weighting if isinstance(weighting, str) else type(weighting).__name__
         if given is None:
             self.shares = cell_shares(self.counts, weighting, names=self.cell_names)
