@@ -12,24 +12,46 @@ Example:
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from typing_extensions import override
 
-from lightning_privacy.data.adult_schema import NUM_FEATURES, encode_row
-from lightning_privacy.data.in_memory import InMemoryDataModule, InMemoryDataset, Splits
+from lightning_privacy.data.adult_schema import NUM_FEATURES, encode_row, groups_of_row
+from lightning_privacy.data.in_memory import GatheredBatch, InMemoryDataModule, InMemoryDataset, Splits, collate
 from lightning_privacy.data.splitting import stratified_split
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["AdultDataModule"]
+__all__ = ["AdultBatch", "AdultDataModule"]
 
 _SPLIT_SEED = 0
 _FILES = ("adult.data", "adult.test")
 
 
+class AdultBatch(NamedTuple):
+    """A batch of rows. Callbacks find a group by its name (``groups="sex"``), a module by unpacking.
+
+    Attributes:
+        features: Shape ``(B, 112)``, from 0 to 1. Sex and race are among them.
+        labels: Shape ``(B,)``: 1 for an income above 50,000 dollars.
+        sex: Shape ``(B,)``: 0 for Female, 1 for Male.
+        race: Shape ``(B,)``: 0 for White, 1 Asian-Pac-Islander, 2 Amer-Indian-Eskimo, 3 Other, 4 Black.
+    """
+
+    features: Tensor
+    labels: Tensor
+    sex: Tensor
+    race: Tensor
+
+
+def _collate(examples: GatheredBatch | list[tuple[Tensor, ...]]) -> AdultBatch:
+    return AdultBatch(*collate(examples))
+
+
 class AdultDataModule(InMemoryDataModule):
-    """Rows of Adult as vectors of numbers in 0 to 1, and labels 0 or 1.
+    """Rows of Adult as vectors of numbers in 0 to 1, labels 0 or 1, and the groups of sex and race.
 
     Category lists and bounds are public constants (:mod:`lightning_privacy.data.adult_schema`); a missing
     value is a category of its own. Exact duplicates (24 in the training file) are kept, as in the literature.
@@ -49,6 +71,7 @@ class AdultDataModule(InMemoryDataModule):
     """
 
     num_features: int = NUM_FEATURES
+    collate = staticmethod(_collate)
 
     def __init__(
         self,
@@ -74,29 +97,31 @@ class AdultDataModule(InMemoryDataModule):
     def load(self) -> Splits:
         self.prepare_data()
         train, held_out = (_read(self.root / name) for name in _FILES)
-        features, labels = held_out.tensors
-        val, test = stratified_split(labels.numpy(), size=self.val_size, seed=_SPLIT_SEED)
+        val, test = stratified_split(held_out.tensors[1].numpy(), size=self.val_size, seed=_SPLIT_SEED)
 
         def part(positions: np.ndarray) -> InMemoryDataset:
-            return InMemoryDataset(features[positions], labels[positions])
+            return InMemoryDataset(*(tensor[positions] for tensor in held_out.tensors))
 
         return Splits(train=train, val=part(val) if self.val_size else None, test=part(test))
 
 
 def _read(path: Path) -> InMemoryDataset:
     features: list[list[float]] = []
-    labels: list[int] = []
+    numbers: list[tuple[int, int, int]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         # The publisher's test file opens with a remark behind a bar, some copies of both with the column
         # names.
         if not line.strip() or line.startswith(("|", "age,")):
             continue
         try:
-            row, label = encode_row([value.strip() for value in line.split(",")])
+            values = [value.strip() for value in line.split(",")]
+            row, label = encode_row(values)
         except ValueError as error:
             raise ConfigurationError(f"{path}, line {number}: {error}") from error
         features.append(row)
-        labels.append(label)
-    if not labels:
+        numbers.append((label, *groups_of_row(values)))
+    if not numbers:
         raise ConfigurationError(f"{path} has no rows: fetch it again")
-    return InMemoryDataset(torch.tensor(features, dtype=torch.float32), torch.tensor(labels, dtype=torch.int64))
+    return InMemoryDataset(
+        torch.tensor(features, dtype=torch.float32), *torch.tensor(numbers, dtype=torch.int64).unbind(1)
+    )

@@ -19,7 +19,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["COLUMNS", "NUM_FEATURES", "Category", "Number", "encode_row"]
+__all__ = ["COLUMNS", "NUM_FEATURES", "Category", "Number", "encode_row", "groups_of_row"]
 
 MISSING = "?"
 
@@ -66,16 +66,23 @@ class Category:
         """Features this column becomes."""
         return len(self.values) + 1
 
+    def number(self, text: str) -> int:
+        """The place of a value in the list; its length for "missing"."""
+        return self.values.index(text) if text in self.values else len(self.values)
+
     def encode(self, text: str) -> list[float]:
         """The indicators; the last is "missing"."""
         indicators = [0.0] * self.width
-        indicators[self.values.index(text) if text in self.values else -1] = 1.0
+        indicators[self.number(text)] = 1.0
         return indicators
 
 
 def _category(values: str) -> Category:
     return Category(tuple(values.split()))
 
+
+_SEX = _category("Female Male")
+_RACE = _category("White Asian-Pac-Islander Amer-Indian-Eskimo Other Black")
 
 # In the order of the file; None is a column that is not used.
 COLUMNS: dict[str, Number | Category | None] = {
@@ -98,8 +105,8 @@ COLUMNS: dict[str, Number | Category | None] = {
         "Armed-Forces"
     ),
     "relationship": _category("Wife Own-child Husband Not-in-family Other-relative Unmarried"),
-    "race": _category("White Asian-Pac-Islander Amer-Indian-Eskimo Other Black"),
-    "sex": _category("Female Male"),
+    "race": _RACE,
+    "sex": _SEX,
     "capital-gain": Number(0, 99_999, logarithmic=True),
     "capital-loss": Number(0, 9_999, logarithmic=True),
     "hours-per-week": Number(1, 99),
@@ -114,6 +121,7 @@ COLUMNS: dict[str, Number | Category | None] = {
 NUM_FEATURES: int = sum(column.width for column in COLUMNS.values() if column is not None)
 """Length of an encoded row."""
 
+_NAMES = list(COLUMNS)
 _LABELS = {"<=50K": 0, ">50K": 1}
 
 
@@ -140,3 +148,16 @@ def encode_row(values: Sequence[str]) -> tuple[list[float], int]:
         if column is not None:
             features += column.encode(text)
     return features, _LABELS[name]
+
+
+def groups_of_row(values: Sequence[str]) -> tuple[int, int]:
+    """The groups a row's person is counted in.
+
+    Args:
+        values: The values of a row, stripped of spaces.
+
+    Returns:
+        Sex (0 Female, 1 Male) and race (0 White, 1 Asian-Pac-Islander, 2 Amer-Indian-Eskimo, 3 Other, 4 Black);
+        2 and 5 where it is missing.
+    """
+    return _SEX.number(values[_NAMES.index("sex")]), _RACE.number(values[_NAMES.index("race")])

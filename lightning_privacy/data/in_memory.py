@@ -15,8 +15,9 @@ Example:
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -125,6 +126,9 @@ class InMemoryDataModule(LightningDataModule):
         self.eval_batch_size = positive_int(eval_batch_size=eval_batch_size)
         self._splits: Splits | None = None
 
+    collate: Callable[[Any], Any] = staticmethod(collate)
+    """Makes a batch of what the data set gave; a function of a module, so that loaders can be pickled."""
+
     @abstractmethod
     def load(self) -> Splits:
         """Read the data and split it, the same way every time."""
@@ -142,10 +146,10 @@ class InMemoryDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[tuple[torch.Tensor, ...]]:
-        return DataLoader(self.splits.train, batch_size=self.batch_size, shuffle=True, collate_fn=collate)
+        return DataLoader(self.splits.train, batch_size=self.batch_size, shuffle=True, collate_fn=self.collate)
 
     def _eval_dataloader(self, dataset: InMemoryDataset) -> DataLoader[tuple[torch.Tensor, ...]]:
-        return DataLoader(dataset, batch_size=self.eval_batch_size, collate_fn=collate)
+        return DataLoader(dataset, batch_size=self.eval_batch_size, collate_fn=self.collate)
 
     @override
     def val_dataloader(self) -> DataLoader[tuple[torch.Tensor, ...]] | list[object]:

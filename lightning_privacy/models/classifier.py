@@ -14,7 +14,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -39,6 +39,8 @@ class MakeScheduler(Protocol):
 
 class Classifier(LightningModule):
     """Cross-entropy training of a network, with loss and accuracy logged per stage.
+
+    A batch is inputs and labels; what follows them, such as groups, is for callbacks.
 
     Logs ``train/loss``, ``train/acc``, ``val/loss``, ``val/acc``, ``test/loss`` and ``test/acc``, each as the
     mean over the examples of an epoch.
@@ -89,28 +91,30 @@ class Classifier(LightningModule):
         logits: torch.Tensor = self.backbone(inputs)
         return logits
 
-    def _step(self, batch: tuple[torch.Tensor, torch.Tensor], stage: str) -> torch.Tensor:
-        inputs, labels = batch
+    def _step(self, batch: Sequence[torch.Tensor], stage: str) -> dict[str, torch.Tensor]:
+        inputs, labels = batch[0], batch[1]
         logits = self(inputs)
-        loss = nn.functional.cross_entropy(logits, labels)
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        loss = losses.mean()
         accuracy: Any = self._accuracies[f"{stage}_acc"]
         accuracy(logits.detach(), labels)
         # Batches may differ in length; with their sizes the mean over an epoch is one over examples.
         per_epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(labels)}
         self.log(f"{stage}/loss", loss.detach(), prog_bar=stage == "train", **per_epoch)
         self.log(f"{stage}/acc", accuracy, prog_bar=stage != "train", **per_epoch)
-        return loss
+        return {"loss": loss, "losses": losses}
 
     @override
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: Sequence[torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        """The loss, and the loss of each example for callbacks that weigh them."""
         return self._step(batch, "train")
 
     @override
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Sequence[torch.Tensor], batch_idx: int) -> None:
         self._step(batch, "val")
 
     @override
-    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Sequence[torch.Tensor], batch_idx: int) -> None:
         self._step(batch, "test")
 
     @override
