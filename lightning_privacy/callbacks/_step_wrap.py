@@ -1,0 +1,104 @@
+"""Takes the output of a module's ``training_step`` and returns another in its place, for the time of a fit.
+
+The wrap is an instance attribute. A deep copy or a pickle of the module (weight averaging, spawned processes) has the
+class's own step in its place, so that it never trains by the objective of a callback it doesn't have.
+
+Example:
+    >>> import copy
+    >>> from lightning_privacy._lightning import LightningModule
+    >>> class Module(LightningModule):
+    ...     def training_step(self, batch, batch_idx):
+    ...         return batch
+    >>> module = Module()
+    >>> wrap_training_step(module, lambda batch, output: output + 1)
+    >>> module.training_step(1, 0), copy.deepcopy(module).training_step(1, 0)
+    (2, 1)
+    >>> unwrap_training_step(module)
+    >>> module.training_step(1, 0)
+    1
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from lightning_privacy._lightning import LightningModule
+from lightning_privacy.errors import ConfigurationError
+
+__all__ = ["carry_training_step", "unwrap_training_step", "wrap_training_step"]
+
+Transform = Callable[[Any, Any], Any]
+"""Called with the batch and the output of the module's own step; returns the output that Lightning sees."""
+
+_STEP = "training_step"
+
+
+class _WrappedStep:
+    """The instance attribute that stands for a module's training step."""
+
+    def __init__(self, module: LightningModule, transform: Transform) -> None:
+        self.module = module
+        self.transform = transform
+        # An instance method of the user's own is what "original" means then.
+        self.previous = vars(module).get(_STEP)
+        self.original: Callable[..., Any] = module.training_step
+        # Lightning looks at the signature of what the user wrote.
+        self.__wrapped__ = self.original
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        batch = args[0] if args else next(iter(kwargs.values()))
+        return self.transform(batch, self.original(*args, **kwargs))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self.previous is not None:
+            return copy.deepcopy(self.previous, memo)
+        # The copy of the module is in the memo before its attributes are copied.
+        return partial(type(self.module).training_step, memo.get(id(self.module), self.module))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.previous is not None:
+            return _same, (self.previous,)
+        return partial, (type(self.module).training_step, self.module)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def wrap_training_step(module: LightningModule, transform: Transform) -> None:
+    """Have ``transform`` change what the module's training step returns, until :func:`unwrap_training_step`.
+
+    Args:
+        module: The module.
+        transform: See :data:`Transform`.
+
+    Raises:
+        ConfigurationError: Another callback does so already.
+    """
+    if isinstance(vars(module).get(_STEP), _WrappedStep):
+        raise ConfigurationError(
+            "two callbacks of this trainer (GroupDRO, Reweighing) reduce the losses of the examples, each in its own "
+            "way; leave one of them out"
+        )
+    vars(module)[_STEP] = _WrappedStep(module, transform)
+
+
+def unwrap_training_step(module: LightningModule) -> None:
+    """Undo :func:`wrap_training_step`; does nothing to a module that is not wrapped."""
+    wrapped = vars(module).get(_STEP)
+    if not isinstance(wrapped, _WrappedStep):
+        return
+    if wrapped.previous is None:
+        del vars(module)[_STEP]
+    else:
+        vars(module)[_STEP] = wrapped.previous
+
+
+def carry_training_step(module: LightningModule, copied: LightningModule) -> None:
+    """Wrap a copy as its original is: for a rehearsal of the step that is going to be trained with."""
+    wrapped = vars(module).get(_STEP)
+    if isinstance(wrapped, _WrappedStep):
+        wrap_training_step(copied, wrapped.transform)
