@@ -8,7 +8,18 @@ Example:
 
 from __future__ import annotations
 
+from lightning_privacy.report.federated_picture import federated_report
+from lightning_privacy.report.partition_picture import label_counts, partition_picture
 from lightning_privacy.report.progress import ProgressLines, make_progress
 from lightning_privacy.report.run_summary import Guarantee, Outcome, RunSummary
 
-__all__ = ["Guarantee", "Outcome", "ProgressLines", "RunSummary", "make_progress"]
+__all__ = [
+    "Guarantee",
+    "Outcome",
+    "ProgressLines",
+    "RunSummary",
+    "federated_report",
+    "label_counts",
+    "make_progress",
+    "partition_picture",
+]
