@@ -18,7 +18,13 @@ from torch import Tensor
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.fairness.confusion import check_ids
 
-__all__ = ["RankedScores", "group_auroc"]
+__all__ = ["RankedScores", "group_auroc", "score_order"]
+
+
+def score_order(scores: Tensor, groups: Tensor) -> Tensor:
+    """The order of rows by group, and within a group by score, shape ``(N,)``; equal rows stay as they are."""
+    by_score = torch.argsort(scores, stable=True)
+    return by_score[torch.argsort(groups[by_score], stable=True)]
 
 
 class RankedScores:
@@ -44,10 +50,10 @@ class RankedScores:
             raise ConfigurationError("scores must not be NaN: the model gave NaN for at least one row")
         labels = check_ids(target, 2, what="target", limit_name="num_classes")
         groups = check_ids(groups, num_groups, what="groups", limit_name="num_groups")
-        by_score = torch.argsort(scores, stable=True)
-        order = by_score[torch.argsort(groups[by_score], stable=True)]
+        order = score_order(scores, groups)
         scores, groups = scores[order], groups[order]
-        self._order = order
+        # Rows that come in order already, as a caller with many weights can see to, save a look-up for each of them.
+        self._order = None if bool((order.diff() == 1).all()) else order
         self._negative = (labels[order] == 0).to(torch.float64)
         new = torch.ones(len(order), dtype=torch.bool, device=order.device)
         new[1:] = (scores[1:] != scores[:-1]) | (groups[1:] != groups[:-1])
@@ -67,7 +73,9 @@ class RankedScores:
         Returns:
             Shape ``(G,)``, float64; NaN for a group whose positives or negatives weigh nothing.
         """
-        weight = torch.ones_like(self._negative) if weights is None else weights.to(torch.float64)[self._order]
+        weight = torch.ones_like(self._negative) if weights is None else weights.to(torch.float64)
+        if weights is not None and self._order is not None:
+            weight = weight.index_select(0, self._order)
         zero = weight.new_zeros(1)
         negative = weight * self._negative
         below = torch.cat([zero, negative.cumsum(0)])
@@ -75,8 +83,8 @@ class RankedScores:
             positive_of_run, negative_of_run = weight - negative, negative
             below = below[:-1]
         else:
-            total = torch.cat([zero, weight.cumsum(0)])[self._bounds]
-            below = below[self._bounds]
+            total = torch.cat([zero, weight.cumsum(0)]).index_select(0, self._bounds)
+            below = below.index_select(0, self._bounds)
             negative_of_run = below.diff()
             positive_of_run = total.diff() - negative_of_run
             below = below[:-1]

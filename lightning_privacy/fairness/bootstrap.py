@@ -87,8 +87,9 @@ def resample_rows(num_rows: int, replicates: int, *, generator: torch.Generator)
         ConfigurationError: a number is not a whole number above 0.
     """
     num_rows, replicates = positive_int(num_rows=num_rows), positive_int(replicates=replicates)
+    drawn_type = torch.int32 if num_rows < 2**31 else torch.int64
     for _ in range(replicates):
-        drawn = torch.randint(num_rows, (num_rows,), generator=generator)
+        drawn = torch.randint(num_rows, (num_rows,), generator=generator, dtype=drawn_type)
         yield torch.bincount(drawn, minlength=num_rows)
 
 
@@ -110,7 +111,7 @@ def interval(replicates: Tensor, *, confidence: float = 0.95) -> Tensor:
     defined = (~ordered.isnan()).sum(dim=0, keepdim=True)
     ends = []
     for quantile in (tail, 1.0 - tail):
-        place = (quantile * (defined - 1)).clamp(min=0)
+        place = (quantile * (defined - 1).double()).clamp(min=0)
         below = place.floor().long()
         above = torch.minimum(below + 1, (defined - 1).clamp(min=0))
         low, high = ordered.gather(0, below), ordered.gather(0, above)

@@ -61,11 +61,12 @@ class BinnedProbabilities:
         self._excess = right - confidence
         self._shape = (num_groups, bins)
 
-    def error(self, weights: Tensor | None = None) -> Tensor:
+    def error(self, weights: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """The error of each group.
 
         Args:
             weights: how often each row counts, in the order the rows were given, shape ``(N,)``; once by default.
+            rows: sum of the weights of each group, shape ``(G,)``, where it is known already.
 
         Returns:
             Shape ``(G,)``, float64; NaN for a group whose rows weigh nothing.
@@ -73,8 +74,9 @@ class BinnedProbabilities:
         cells = self._shape[0] * self._shape[1]
         weight = torch.ones_like(self._excess) if weights is None else weights.to(torch.float64)
         excess = torch.bincount(self._cell, weights=weight * self._excess, minlength=cells).view(self._shape)
-        rows = torch.bincount(self._cell, weights=weight, minlength=cells).view(self._shape)
-        return excess.abs().sum(dim=1) / rows.sum(dim=1)
+        if rows is None:
+            rows = torch.bincount(self._cell, weights=weight, minlength=cells).view(self._shape).sum(dim=1)
+        return excess.abs().sum(dim=1) / rows
 
 
 def group_calibration_error(

@@ -125,12 +125,12 @@ class GroupMetrics(Metric):
         labels = preds.labels(self.num_classes, self.threshold)
         target = target.squeeze(1) if target.dim() == 2 and target.shape[1] == 1 else target
         cells = intersect(groups, self.sizes, None if len(self.sizes) == 1 else self.names)
+        scores = preds.scores(self.num_classes).float() if self.scores else None  # refused before anything is counted
         self.counts += group_confusion(
             cells, target, labels, num_groups=math.prod(self.sizes), num_classes=self.num_classes
         )
-        if not self.scores:
-            return
-        self._keep(preds.scores(self.num_classes).float(), target.long(), cells)
+        if scores is not None:
+            self._keep(scores, target.long(), cells)
 
     def _keep(self, scores: Tensor, target: Tensor, cells: Tensor) -> None:
         columns = (self.kept_scores, scores), (self.kept_target, target), (self.kept_groups, cells)

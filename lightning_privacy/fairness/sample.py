@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_privacy._validate import non_negative_int, positive_int
-from lightning_privacy.fairness.auroc import RankedScores
+from lightning_privacy.fairness.auroc import RankedScores, score_order
 from lightning_privacy.fairness.bootstrap import interval, resample_counts, resample_rows
 from lightning_privacy.fairness.calibration import BinnedProbabilities
 from lightning_privacy.fairness.confusion import attribute_groups, group_confusion, marginal_counts
@@ -209,14 +209,17 @@ def _disparities_of(counts: Tensor, positive_class: int | None, method: str, jud
 
 
 class _ScoredRows:
-    """The rows of a sample, sorted and binned once, for figures under any weights."""
+    """The rows of a sample, sorted and binned once, for figures under any weights, which come in its own order."""
 
     def __init__(
         self, rows: tuple[Tensor, Tensor, Tensor], num_groups: int, positive_class: int | None, bins: int
     ) -> None:
         probs, target, groups = rows
-        self._num_groups = num_groups
-        self._groups = groups
+        # Rows drawn at random have no order of their own, so they may as well come sorted for the first AUROC.
+        first = probs if probs.dim() == 1 else probs[:, 1 if positive_class is None else positive_class]
+        order = score_order(first, groups)
+        probs, target, groups = probs[order], target[order], groups[order]
+        self._sizes: list[int] = torch.bincount(groups, minlength=num_groups).tolist()
         self.count = len(groups)
         self._losses = row_losses(probs, target)
         self._bins = BinnedProbabilities(probs, target, groups, num_groups=num_groups, bins=bins)
@@ -231,10 +234,11 @@ class _ScoredRows:
 
     def figures(self, weights: Tensor | None = None) -> dict[str, Tensor]:
         weight = torch.ones_like(self._losses) if weights is None else weights.to(torch.float64)
-        loss = torch.bincount(self._groups, weights=weight * self._losses, minlength=self._num_groups)
-        rows = torch.bincount(self._groups, weights=weight, minlength=self._num_groups)
+        # Sorted by group, so that sums over a group are products of slices.
+        parts = list(zip(torch.split(weight, self._sizes), torch.split(self._losses, self._sizes), strict=True))
+        rows = torch.stack([part.sum() for part, _ in parts])
         return {
             "auroc": torch.stack([ranked.auroc(weight) for ranked in self._ranked]).mean(dim=0),
-            "log_loss": loss / rows,
-            "calibration_error": self._bins.error(weight),
+            "log_loss": torch.stack([torch.dot(part, losses) for part, losses in parts]) / rows,
+            "calibration_error": self._bins.error(weight, rows),
         }
