@@ -33,10 +33,12 @@ __all__ = [
     "DDPStrategy",
     "DummyLogger",
     "GradientAccumulationScheduler",
+    "LRSchedulerConfig",
     "LightningDataModule",
     "LightningModule",
     "Logger",
     "ModelCheckpoint",
+    "Precision",
     "SingleDeviceStrategy",
     "Strategy",
     "TorchCheckpointIO",
@@ -75,8 +77,10 @@ if TYPE_CHECKING:
     from pytorch_lightning.loggers import CSVLogger, Logger
     from pytorch_lightning.loggers.logger import DummyLogger
     from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
+    from pytorch_lightning.plugins.precision import Precision
     from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
     from pytorch_lightning.utilities import CombinedLoader
+    from pytorch_lightning.utilities.types import LRSchedulerConfig
 else:
     pl = _part("")
     CheckpointIO = _part(".plugins").CheckpointIO
@@ -91,10 +95,12 @@ else:
     CSVLogger = _part(".loggers").CSVLogger
     Logger = _part(".loggers").Logger
     DummyLogger = _part(".loggers.logger").DummyLogger
+    Precision = _part(".plugins.precision").Precision
     DDPStrategy = _part(".strategies").DDPStrategy
     SingleDeviceStrategy = _part(".strategies").SingleDeviceStrategy
     Strategy = _part(".strategies").Strategy
     CombinedLoader = _part(".utilities").CombinedLoader
+    LRSchedulerConfig = _part(".utilities.types").LRSchedulerConfig
     rank_zero_info = _part(".utilities.rank_zero").rank_zero_info
     rank_zero_warn = _part(".utilities.rank_zero").rank_zero_warn
 

@@ -1,7 +1,7 @@
 """The batches of one client: examples that are gathered by index, or loaded as the user's loader would load them.
 
-Data sets that are tensors in memory need no loader: a client's examples are gathered once per epoch in a random order and
-cut into views. Everything else goes through a :class:`torch.utils.data.DataLoader` over the client's part.
+Data sets that are tensors in memory need no loader: a client's examples are gathered once per epoch in a random order
+and cut into views. Everything else goes through a :class:`torch.utils.data.DataLoader` over the client's part.
 
 Example:
     >>> import torch
@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
+from typing_extensions import override
 
 from lightning_privacy.errors import UnsupportedError
 
@@ -76,6 +77,7 @@ class GatheredBatches(BatchSource):
         super().__init__(batch_size, drop_last=drop_last)
         self._tensors = tensors
 
+    @override
     def epoch(self, indices: NDArray[np.int64], generator: torch.Generator) -> Iterator[list[Tensor]]:
         order = torch.from_numpy(indices)[torch.randperm(len(indices), generator=generator)]
         gathered = [tensor[order.to(tensor.device)] for tensor in self._tensors]
@@ -95,6 +97,7 @@ class LoadedBatches(BatchSource):
         super().__init__(loader.batch_size or 1, drop_last=loader.drop_last)
         self._loader = loader
 
+    @override
     def epoch(self, indices: NDArray[np.int64], generator: torch.Generator) -> Iterator[Any]:
         loader = self._loader
         order = torch.from_numpy(indices)[torch.randperm(len(indices), generator=generator)].tolist()
@@ -150,7 +153,7 @@ def batch_source(loader: Any) -> BatchSource:
 
 
 def _tensors(dataset: Any) -> tuple[Tensor, ...] | None:
-    """The tensors a data set consists of, where indexing them all at once is what its ``__getitem__`` does one by one."""
+    """The tensors a data set consists of, where indexing them is what its ``__getitem__`` does one by one."""
     if type(dataset) is TensorDataset:
         return dataset.tensors
     if type(dataset) is Subset and type(dataset.dataset) is TensorDataset:

@@ -103,7 +103,9 @@ class FlatModel:
             name: tensor for name, tensor in (parameters | buffers).items() if name in own and _changes(tensor)
         }
         self.counters = [
-            b for name, b in buffers.items() if b.ndim == 0 and not _is_float(b) and b.dtype != torch.bool and name not in own
+            b
+            for name, b in buffers.items()
+            if b.ndim == 0 and not _is_float(b) and b.dtype != torch.bool and name not in own
         ]
         taken = {id(tensor) for tensor in (*self.buffers, *self.counters, *self.personal.values())}
         self._kept = [b for b in buffers.values() if id(b) not in taken]
@@ -131,8 +133,23 @@ class FlatModel:
 
     def views(self, vector: Tensor) -> list[Tensor]:
         """The parts of a flat vector, shaped like the parameters and then the buffers; they share its memory."""
-        pieces = vector.split([tensor.numel() for tensor in self._tensors])
+        pieces = torch.split(vector, [tensor.numel() for tensor in self._tensors])
         return [piece.view(tensor.shape) for piece, tensor in zip(pieces, self._tensors, strict=True)]
+
+    @property
+    def start_parameters(self) -> list[Tensor]:
+        """The parameters' values at the start of the round; not to be written to."""
+        return self._start_views[: len(self.parameters)]
+
+    def parameter_views(self, vector: Tensor) -> list[Tensor]:
+        """The parts of a vector over the parameters alone, shape ``(num_parameters,)``, shaped like them."""
+        pieces = torch.split(vector, [p.numel() for p in self.parameters])
+        return [piece.view(p.shape) for piece, p in zip(pieces, self.parameters, strict=True)]
+
+    @torch.no_grad()
+    def put(self, vector: Tensor) -> None:
+        """Set the entries to those of a vector, shape ``(P,)``."""
+        torch._foreach_copy_(self._tensors, self.views(vector))
 
     def new_vector(self) -> Tensor:
         """A vector of zeros."""

@@ -28,7 +28,24 @@ from lightning_privacy._validate import positive_int
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.federated.algorithms.algorithm import Algorithm, LocalTraining
 
-__all__ = ["LocalLoop"]
+__all__ = ["LocalLoop", "check_local_work"]
+
+
+def check_local_work(local_epochs: int | None, local_steps: int | None) -> None:
+    """Raise unless one of the two is a whole number above 0 and the other None.
+
+    Raises:
+        ConfigurationError: Otherwise.
+    """
+    if (local_epochs is None) == (local_steps is None):
+        raise ConfigurationError(
+            f"give one of local_epochs and local_steps, got local_epochs={local_epochs!r} and "
+            f"local_steps={local_steps!r}"
+        )
+    if local_epochs is not None:
+        positive_int(local_epochs=local_epochs)
+    if local_steps is not None:
+        positive_int(local_steps=local_steps)
 
 
 class LocalLoop:
@@ -56,12 +73,9 @@ class LocalLoop:
         clip: Callable[[torch.optim.Optimizer], None] | None = None,
         scaler: GradScaler | None = None,
     ) -> None:
-        if (epochs is None) == (steps is None):
-            raise ConfigurationError(
-                f"give one of local_epochs and local_steps, got local_epochs={epochs} and local_steps={steps}"
-            )
-        self.epochs = None if epochs is None else positive_int(local_epochs=epochs)
-        self.steps = None if steps is None else positive_int(local_steps=steps)
+        check_local_work(epochs, steps)
+        self.epochs = epochs
+        self.steps = steps
         self.accumulate = positive_int(accumulate_grad_batches=accumulate)
         self._loss_of = loss_of
         self._clip = clip
@@ -69,10 +83,9 @@ class LocalLoop:
 
     def num_batches(self, batches_per_epoch: int) -> int:
         """Batches a client goes through, given those of its epoch: what its work is measured by."""
-        if self.epochs is not None:
-            return self.epochs * batches_per_epoch
-        assert self.steps is not None
-        return self.steps * min(self.accumulate, batches_per_epoch)
+        if self.steps is not None:
+            return self.steps * min(self.accumulate, batches_per_epoch)
+        return (self.epochs or 1) * batches_per_epoch
 
     def run(
         self, local: LocalTraining, epoch_of: Callable[[int], Iterator[Any]], algorithm: Algorithm
@@ -106,6 +119,12 @@ class LocalLoop:
                 raise ConfigurationError(f"client {local.client} has no batch")
             epoch += 1
         return None if total is None else total / seen
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterator[Any]) -> float:
+        """The mean loss over batches, without training; NaN when every one was skipped."""
+        losses = [loss for index, batch in enumerate(batches) if (loss := self._loss_of(batch, index)) is not None]
+        return float(torch.stack(losses).mean()) if losses else float("nan")
 
     def _done(self, local: LocalTraining, epoch: int) -> bool:
         if self.epochs is not None:

@@ -31,6 +31,8 @@ class Aggregator(ABC):
     """
 
     linear: ClassVar[bool] = False
+    #: Whether :meth:`weight` needs ``metrics["initial_loss"]``, the loss of the global model on the client's data.
+    needs_initial_loss: ClassVar[bool] = False
 
     def check(self, cohort_size: int) -> None:
         """Refuse a cohort this aggregator can't work with. Called before training and again with what was received.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ class QFFL(Aggregator):
 
     q: float
     learning_rate: float
+    needs_initial_loss: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "q", non_negative(q=self.q))

@@ -1,8 +1,8 @@
 """What a federated algorithm may change: the clients' gradients, what they send along, and what the server keeps.
 
-Plain federated averaging (McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
-2017) is the base class as it stands. An algorithm is one small class; everything it is given belongs to one client or to
-the server, so nothing can leak from one simulated client to another but through the server.
+Plain federated averaging (McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
+Data", 2017) is the base class as it stands. An algorithm is one small class; everything it is given belongs to one
+client or to the server, so nothing can leak from one simulated client to another but through the server.
 
 Example:
     >>> class Signs(Algorithm):
@@ -15,7 +15,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +23,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.federated.flat import FlatModel
 from lightning_privacy.federated.update import ClientUpdate
 
 __all__ = ["Algorithm", "LocalTraining"]
+
+
+def _cannot_train_again(algorithm: Algorithm) -> float | None:
+    raise ConfigurationError(f"this local training has no loop to run {type(algorithm).__name__} with")
 
 
 @dataclass
@@ -41,6 +46,9 @@ class LocalTraining:
         optimizer: The client's optimizer.
         memory: What the client keeps from round to round; flat tensors on the CPU, part of the checkpoint.
         num_steps: Optimizer steps taken so far.
+        scratch: What an algorithm needs until the client is done.
+        train_again: Runs the local loop once more, from the weights the model holds, with an optimizer as new and
+            another algorithm; returns the mean loss.
     """
 
     client: int
@@ -50,6 +58,8 @@ class LocalTraining:
     optimizer: Optimizer
     memory: dict[str, Tensor] = field(default_factory=dict)
     num_steps: int = 0
+    scratch: dict[str, Any] = field(default_factory=dict)
+    train_again: Callable[[Algorithm], float | None] = _cannot_train_again
 
     @property
     def learning_rate(self) -> float:
@@ -77,11 +87,15 @@ class LocalTraining:
 class Algorithm:
     """Federated averaging, with places to change it."""
 
-    #: Whether the loss of the global model on each client's data is needed (``metrics["initial_loss"]``): one more pass.
+    #: Whether ``metrics["initial_loss"]``, the loss of the global model on a client's data, is needed: one more pass.
     needs_initial_loss: bool = False
 
     def begin(self, model: FlatModel, num_clients: int) -> None:
         """Called once before the first round of a fit, with the model on its device."""
+
+    def extra_sizes(self, model: FlatModel) -> dict[str, int]:
+        """Names and sizes of the further vectors that every client sends."""
+        return {}
 
     def before_client(self, local: LocalTraining) -> None:
         """Called when a client has got the weights of the round."""

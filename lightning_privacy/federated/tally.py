@@ -1,0 +1,179 @@
+"""What a process sums over its clients in a round, as one flat vector, so that one all-reduce adds up all processes.
+
+With a linear aggregator nothing but the sum is kept, whatever the size of the cohort. Other aggregators need every
+delta, and get them as rows.
+
+Floating-point sums depend on the order, and the order on the number of processes: results then agree to rounding. With
+``exact=True`` the summands are rounded to multiples of 2^-40 first and added as 64-bit whole numbers, which gives the
+same bits in every order.
+
+Example:
+    >>> import torch
+    >>> tally = Tally(size=2, num_counters=0, device=torch.device("cpu"))
+    >>> tally.add(torch.tensor([1.0, 2.0]), weight=3.0, increments=[], extras={}, loss=0.5)
+    >>> tally.add(torch.tensor([5.0, 2.0]), weight=1.0, increments=[], extras={}, loss=1.5)
+    >>> summed = tally.finish(lambda vector: None)
+    >>> summed.mean(), summed.received, summed.loss
+    (tensor([2., 2.]), 2, 0.75)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_privacy.errors import ConfigurationError
+
+__all__ = ["CohortSum", "Tally"]
+
+_FRACTION_BITS = 40
+_LARGEST = float(2 ** (62 - _FRACTION_BITS))
+_HEAD = 3  # weight, clients, weighted loss
+
+
+@dataclass(frozen=True)
+class CohortSum:
+    """Sums over the clients of all processes.
+
+    Args:
+        total: Shape ``(P,)``, sum of weight times delta.
+        weight: Sum of the weights.
+        received: Number of clients.
+        loss: Mean loss over the clients, by weight; NaN where there is none.
+        increments: Mean of the counters' increments, each client counted once.
+        extras: Sums of further vectors, by name.
+        directions: Sum of the deltas divided by their norms, shape ``(P,)``.
+    """
+
+    total: Tensor
+    weight: float
+    received: int
+    loss: float
+    increments: list[float]
+    extras: dict[str, Tensor]
+    directions: Tensor
+
+    def mean(self) -> Tensor:
+        """The weighted mean of the deltas; zero where no client was received."""
+        return self.total / self.weight if self.weight > 0 else torch.zeros_like(self.total)
+
+    def cosine(self) -> float:
+        """Mean cosine between a client's delta and the mean of the deltas; NaN where the mean is zero."""
+        norm = float(self.total.norm())
+        if norm == 0 or self.received == 0:
+            return float("nan")
+        return float(self.directions @ self.total) / norm / self.received
+
+
+class Tally:
+    """Running sums of one process in one round.
+
+    Args:
+        size: Entries of a delta.
+        num_counters: Counters of the model.
+        extras: Names of the further vectors that every client sends, with their sizes; the same on every process.
+        device: Where deltas are.
+        dtype: Of the deltas.
+        exact: Add in fixed point: the same bits in every order.
+        keep_rows: Keep every delta, for an aggregator that needs them all.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        num_counters: int,
+        device: torch.device,
+        extras: Mapping[str, int] | None = None,
+        dtype: torch.dtype = torch.float32,
+        exact: bool = False,
+        keep_rows: bool = False,
+    ) -> None:
+        self._extras = dict(extras or {})
+        self._sizes = [_HEAD, num_counters, size, size, *self._extras.values()]
+        self._exact = exact
+        self._dtype = dtype
+        self._vector = torch.zeros(sum(self._sizes), dtype=torch.int64 if exact else dtype, device=device)
+        self._parts = torch.split(self._vector, self._sizes)
+        self._direction = torch.zeros(size, dtype=dtype, device=device)
+        self._keep_rows = keep_rows
+        self.rows: dict[int, tuple[Tensor, float]] = {}
+
+    @torch.no_grad()
+    def add(
+        self,
+        delta: Tensor,
+        *,
+        weight: float,
+        increments: Sequence[float],
+        extras: Mapping[str, Tensor],
+        loss: float,
+        client: int = 0,
+    ) -> None:
+        """Take in one client.
+
+        Args:
+            delta: Shape ``(P,)``; may be overwritten by the caller afterwards.
+            weight: What it counts.
+            increments: Of the model's counters.
+            extras: Further vectors, of the names and sizes given to the constructor.
+            loss: Its loss.
+            client: Its number, where rows are kept.
+
+        Raises:
+            ConfigurationError: Names of extras that are not the expected ones; or a value too large for an exact sum.
+        """
+        if extras.keys() != self._extras.keys():
+            raise ConfigurationError(
+                f"client {client} sent the extra vectors {sorted(extras)}, and {sorted(self._extras)} were expected"
+            )
+        head, counters, total, directions, *further = self._parts
+        norm = float(delta.norm())
+        if self._keep_rows:
+            self.rows[client] = (delta.clone(), weight)
+        figures = torch.tensor([weight, 1.0, weight * loss], dtype=torch.float64)
+        self._accumulate(head, figures, 1.0)
+        if increments:
+            self._accumulate(counters, torch.tensor(increments, dtype=torch.float64), 1.0)
+        self._accumulate(total, delta, weight)
+        if norm > 0:
+            self._accumulate(directions, delta, 1.0 / norm)
+        for name, part in zip(self._extras, further, strict=True):
+            self._accumulate(part, extras[name].to(part.device), 1.0)
+
+    def _accumulate(self, part: Tensor, values: Tensor, scale: float) -> None:
+        if not self._exact:
+            part.add_(values.to(part), alpha=scale)
+            return
+        summand = values.double() * scale
+        if float(summand.abs().max()) >= _LARGEST:
+            raise ConfigurationError(
+                f"deterministic=True adds in fixed point up to {_LARGEST:g}, and a client's weighted change has an "
+                f"entry of {float(summand.abs().max()):g}: use WeightedMean(weighted=False), or deterministic=False"
+            )
+        part.add_(torch.ldexp(summand, torch.tensor(_FRACTION_BITS)).round_().to(part.device, torch.int64))
+
+    @torch.no_grad()
+    def finish(self, all_reduce: Callable[[Tensor], None]) -> CohortSum:
+        """Add up all processes.
+
+        Args:
+            all_reduce: Sums a tensor in place over the processes; called once.
+        """
+        all_reduce(self._vector)
+        vector = torch.ldexp(self._vector.double(), torch.tensor(-_FRACTION_BITS)) if self._exact else self._vector
+        head, counters, total, directions, *further = torch.split(vector, self._sizes)
+        weight, received, loss = (float(x) for x in head.tolist())
+        count = round(received)
+        return CohortSum(
+            total=total.to(self._dtype),
+            weight=weight,
+            received=count,
+            loss=loss / weight if weight > 0 else float("nan"),
+            increments=[x / count if count else 0.0 for x in counters.tolist()],
+            extras={name: part.to(self._dtype) for name, part in zip(self._extras, further, strict=True)},
+            directions=directions.to(self._dtype),
+        )

@@ -1,0 +1,78 @@
+"""What a federated fit can't do, found before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.optim import LBFGS, Optimizer
+
+from lightning_privacy._lightning import LightningModule
+from lightning_privacy.callbacks._trainer import synchronises_batch_norm
+from lightning_privacy.errors import UnsupportedError
+
+__all__ = ["check_fit", "check_optimizers"]
+
+_HOOKS_OF_A_STEP = ("optimizer_step", "backward")
+
+
+def check_fit(trainer: Any, module: LightningModule) -> None:
+    """Refuse what the trainer or the module asks for and rounds don't have.
+
+    Raises:
+        UnsupportedError: Naming the argument and the way out.
+    """
+    if not module.automatic_optimization:
+        raise UnsupportedError(
+            "automatic_optimization=False: a client's steps are the strategy's own loop over training_step, so a "
+            "module that steps by itself would step the server's optimizer; return the loss from training_step and set "
+            "automatic_optimization=True"
+        )
+    if synchronises_batch_norm(trainer):
+        raise UnsupportedError(
+            "Trainer(sync_batchnorm=True) normalises with statistics over all processes, and each of them trains other "
+            "clients: remove it; running statistics are averaged over the clients at the end of a round"
+        )
+    if trainer.overfit_batches > 0:
+        raise UnsupportedError(
+            f"Trainer(overfit_batches={trainer.overfit_batches}) is not supported by FederatedStrategy: give a small "
+            "data set with torch.utils.data.Subset instead"
+        )
+    if trainer.reload_dataloaders_every_n_epochs:
+        raise UnsupportedError(
+            "Trainer(reload_dataloaders_every_n_epochs="
+            f"{trainer.reload_dataloaders_every_n_epochs}) is not supported by FederatedStrategy: the clients of a run "
+            "are fixed when it starts"
+        )
+    for name in _HOOKS_OF_A_STEP:
+        if getattr(type(module), name) is not getattr(LightningModule, name):
+            raise UnsupportedError(
+                f"{type(module).__name__} overrides {name}, which the local loop of a client does not call; remove the "
+                "override, or put what it does in training_step or in the optimizer"
+            )
+
+
+def check_optimizers(optimizers: Sequence[Optimizer], schedulers: Sequence[Any]) -> None:
+    """Refuse what ``configure_optimizers`` gives and clients can't use.
+
+    Args:
+        optimizers: As Lightning found them.
+        schedulers: Lightning's configurations of schedulers.
+
+    Raises:
+        UnsupportedError: Several or no optimizer, one that calls a closure, or a scheduler that counts batches.
+    """
+    if len(optimizers) != 1:
+        raise UnsupportedError(
+            f"configure_optimizers gives {len(optimizers)} optimizers, and a client trains with exactly one: put all "
+            "parameters in one optimizer, with parameter groups where they need different learning rates"
+        )
+    if isinstance(optimizers[0], LBFGS):
+        raise UnsupportedError("LBFGS evaluates its loss several times a step, which the local loop does not do")
+    for config in schedulers:
+        if config.interval == "step":
+            raise UnsupportedError(
+                f"{type(config.scheduler).__name__} has interval='step' and expects one call per batch, but "
+                "global_step counts rounds here: a schedule of the clients' learning rate goes by epochs of rounds; "
+                "use interval='epoch'"
+            )
