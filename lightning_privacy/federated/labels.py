@@ -24,7 +24,7 @@ from torch.utils.data import ConcatDataset, Subset
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.sampling.labels import label_array
 
-__all__ = ["column_of", "labels_of"]
+__all__ = ["column_of", "labels_of", "values_of"]
 
 _LABELS = ("targets", "labels")
 
@@ -42,8 +42,8 @@ def labels_of(dataset: Any) -> npt.NDArray[Any]:
     found = _labels(dataset)
     if found is None:
         raise ConfigurationError(
-            f"labels were not found in the {type(dataset).__name__}: give the data set an attribute 'targets' with one "
-            "label per example, or pass them as labels="
+            f"labels were not found in the {type(dataset).__name__}: pass them as labels= (an array, the name of a "
+            "column or a function of an item), or give the data set an attribute 'targets' with one label per example"
         )
     return found
 
@@ -74,36 +74,56 @@ def _attribute(dataset: Any, name: str) -> npt.NDArray[Any] | None:
     return label_array(values, name=name)
 
 
-def column_of(dataset: Any, name: str) -> npt.NDArray[Any]:
+def column_of(dataset: Any, name: str, *, argument: str = "name") -> npt.NDArray[Any]:
     """One value per example, by the name of a column, shape ``(num_examples,)``.
 
     Looked for in this order: an attribute of the data set; a column of the table that a data set is (pandas, Hugging
     Face ``datasets``: the name is in its ``columns`` or ``column_names``); an entry or attribute of every item. A
     ``Subset`` or ``ConcatDataset`` has the columns of its parts.
 
+    Args:
+        dataset: A map-style data set.
+        name: The column.
+        argument: What messages call the name.
+
     Raises:
         ConfigurationError: There is no such column, or it lacks values.
     """
     if isinstance(dataset, Subset):
-        return column_of(dataset.dataset, name)[np.asarray(dataset.indices, dtype=np.int64)]
+        return column_of(dataset.dataset, name, argument=argument)[np.asarray(dataset.indices, dtype=np.int64)]
     if isinstance(dataset, ConcatDataset):
-        return np.concatenate([column_of(part, name) for part in dataset.datasets])
+        return np.concatenate([column_of(part, name, argument=argument) for part in dataset.datasets])
     column = _attribute(dataset, name)
     if column is not None:
         return column
     for names in ("columns", "column_names"):
         if name in list(getattr(dataset, names, ())):
             return label_array(dataset[name], name=name)
-    values = [_entry(dataset[index], name, type(dataset).__name__) for index in range(len(dataset))]
+    values = [_entry(dataset[index], name) for index in range(len(dataset))]
+    if any(value is None for value in values):
+        raise ConfigurationError(
+            f"{argument}={name!r} was found neither as a column of the {type(dataset).__name__} nor in all of its "
+            "items: pass an array with one value per example, or a function of an item"
+        )
     return label_array(values, name=name)
 
 
-def _entry(item: Any, name: str, kind: str) -> Any:
+def _entry(item: Any, name: str) -> Any:
     value = item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)
     # A method of a tuple or a tensor, such as "count", is no entry.
-    if value is None or (callable(value) and not isinstance(value, torch.Tensor)):
-        raise ConfigurationError(
-            f"ids={name!r} was found neither as a column of the {kind} nor in its items: pass an array with one id per "
-            "example, or a function of an item"
-        )
-    return value
+    return None if callable(value) and not isinstance(value, torch.Tensor) else value
+
+
+def values_of(dataset: Any, source: Any, *, argument: str) -> Any:
+    """What a user named: the column of a name, a function's value for every item, or what was passed itself.
+
+    Args:
+        dataset: A map-style data set.
+        source: A name, a function of an item, or one value per example.
+        argument: What messages call the source.
+    """
+    if isinstance(source, str):
+        return column_of(dataset, source, argument=argument)
+    if callable(source):
+        return label_array([source(dataset[index]) for index in range(len(dataset))], name=argument)
+    return source

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
+from lightning_privacy.data import InMemoryDataset
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.federated.labels import column_of, labels_of
-from lightning_privacy.federated.partitions import FilePartition, NaturalPartition
+from lightning_privacy.federated.partitions import FilePartition, NaturalPartition, ShardPartition
 
 WHO = ["b", "a", "b", "c", "a", "b"]
 
@@ -156,7 +157,9 @@ def test_ids_of_the_wrong_length():
 
 @pytest.mark.parametrize("dataset", [TensorDataset(torch.zeros(3)), Items([{"x": 1}])], ids=["tensors", "entries"])
 def test_a_column_that_is_not_there(dataset):
-    with pytest.raises(ConfigurationError, match=r"ids='speaker' was found neither as a column of the .* nor in its"):
+    with pytest.raises(
+        ConfigurationError, match=r"ids='speaker' was found neither as a column of the .* nor in all of its"
+    ):
         NaturalPartition("speaker").bind(dataset)
 
 
@@ -167,13 +170,23 @@ def test_a_column_that_is_not_there(dataset):
         Items([0, 0, 0], labels=torch.tensor([3, 1, 2])),
         Items([0, 0, 0], targets=[1, 2], labels=np.array([3, 1, 2])),
         TensorDataset(torch.zeros(3, 2), torch.tensor([3, 1, 2])),
+        InMemoryDataset(torch.zeros(3, 2), torch.tensor([3, 1, 2])),
         Subset(TensorDataset(torch.zeros(4, 2), torch.tensor([2, 1, 9, 3])), [3, 1, 0]),
         Subset(
             Subset(TensorDataset(torch.zeros(4, 2), torch.tensor([2, 1, 9, 3])), [0, 1, 3]), torch.tensor([2, 1, 0])
         ),
         ConcatDataset([Items([0], targets=[3]), TensorDataset(torch.zeros(2), torch.tensor([1, 2]))]),
     ],
-    ids=["targets", "labels", "the right length", "tensors", "subset", "subset of subset", "concatenation"],
+    ids=[
+        "targets",
+        "labels",
+        "the right length",
+        "tensors",
+        "in memory",
+        "subset",
+        "subset of subset",
+        "concatenation",
+    ],
 )
 def test_labels_are_found(dataset):
     assert labels_of(dataset).tolist() == [3, 1, 2]
@@ -192,8 +205,24 @@ def test_labels_are_found(dataset):
     ids=["none", "inputs alone", "real", "several", "subset", "half"],
 )
 def test_labels_that_are_missing_are_asked_for(dataset):
-    with pytest.raises(ConfigurationError, match=r"labels were not found in the .*'targets'.*pass them as labels="):
+    with pytest.raises(ConfigurationError, match=r"labels were not found in the .* pass them as labels= .*'targets'"):
         labels_of(dataset)
+
+
+def test_a_partition_by_labels_takes_them_from_where_it_is_told():
+    labels = [0, 1, 0, 2, 1, 0]
+    dataset = Items([{"kind": label} for label in labels], targets=[9] * 6)
+    expected = _lists(ShardPartition(3, 1).split(labels, 6, seed=0))
+    for source in (labels, torch.tensor(labels), "kind", lambda item: item["kind"]):
+        partition = ShardPartition(3, 1, labels=source)
+        assert not partition.needs_labels
+        assert partition.describe() == ShardPartition(3, 1).describe()
+        assert _lists(partition.bind(dataset).split(None, 6, seed=0)) == expected
+    assert ShardPartition(3, 1).bind(dataset).needs_labels
+    with pytest.raises(ConfigurationError, match=r"labels='kind' must be read from a data set.*bind\(dataset\)"):
+        ShardPartition(3, 1, labels="kind").split(None, 6, seed=0)
+    with pytest.raises(ConfigurationError, match=r"labels='colour' was found neither as a column of the Items nor"):
+        ShardPartition(3, 1, labels="colour").bind(dataset)
 
 
 def test_reading_a_column_loads_no_example():

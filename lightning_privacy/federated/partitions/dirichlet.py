@@ -21,7 +21,7 @@ Example:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,14 +31,14 @@ from lightning_privacy._validate import positive_int
 from lightning_privacy.federated.keyed import numpy_generator
 from lightning_privacy.federated.partitions._concentration import check_alpha, share_out
 from lightning_privacy.federated.partitions._minimum import check_minimum, fill_up
-from lightning_privacy.federated.partitions.partition import Partition
+from lightning_privacy.federated.partitions.partition import LabelPartition
 from lightning_privacy.sampling.labels import factorize
 
 __all__ = ["DirichletPartition"]
 
 
 @dataclass(frozen=True)
-class DirichletPartition(Partition):
+class DirichletPartition(LabelPartition):
     """Label skew by a Dirichlet distribution.
 
     Shares become whole numbers by systematic sampling with one random start per class: a client gets its share of
@@ -55,6 +55,7 @@ class DirichletPartition(Partition):
             frequencies as the prior, and give all clients the same number of examples, give or take one. A class
             that is used up is left out and the rest of the mix scaled up. With ten equal classes the same skew
             takes an alpha ten times as large as without.
+        labels: Label of each example, the name of a column, or a function of an item; None: those of the data set.
 
     Raises:
         ConfigurationError: An argument is out of range.
@@ -68,7 +69,6 @@ class DirichletPartition(Partition):
     alpha: float
     min_examples: int = 1
     equal_sizes: bool = False
-    needs_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive_int(num_clients=self.num_clients)

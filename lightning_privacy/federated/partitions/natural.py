@@ -15,7 +15,6 @@ Example:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -25,7 +24,7 @@ from typing_extensions import override
 
 from lightning_privacy._validate import positive_int
 from lightning_privacy.errors import ConfigurationError
-from lightning_privacy.federated.labels import column_of
+from lightning_privacy.federated.labels import values_of
 from lightning_privacy.federated.partitions.partition import Partition
 from lightning_privacy.sampling.labels import factorize, label_array
 
@@ -69,11 +68,8 @@ class NaturalPartition(Partition):
 
     @override
     def bind(self, dataset: Any) -> Self:
-        if isinstance(self.ids, str):
-            return replace(self, ids=column_of(dataset, self.ids))
-        if callable(self.ids):
-            read: Callable[[Any], Any] = self.ids
-            return replace(self, ids=[read(dataset[index]) for index in range(len(dataset))])
+        if isinstance(self.ids, str) or callable(self.ids):
+            return replace(self, ids=values_of(dataset, self.ids, argument="ids"))
         return self
 
     def _read(self) -> npt.NDArray[np.int64]:

@@ -20,18 +20,20 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from lightning_privacy._validate import non_negative_int, positive_int
 from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.federated.labels import values_of
 from lightning_privacy.sampling.labels import label_array
 
-__all__ = ["Partition", "fingerprint"]
+__all__ = ["LabelPartition", "Partition", "fingerprint"]
 
 _FINGERPRINT_BYTES = 16
 
@@ -40,12 +42,15 @@ class Partition(ABC):
     """Base of all partitions; a sub-class is a frozen dataclass and says in :meth:`owners` whose each example is.
 
     Attributes:
-        needs_labels: Whether :meth:`split` uses the labels.
         num_clients: How many clients there are.
     """
 
-    needs_labels: ClassVar[bool] = False
     num_clients: int
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether :meth:`split` must be given labels."""
+        return False
 
     @abstractmethod
     def owners(self, labels: npt.NDArray[Any] | None, num_examples: int, seed: int) -> npt.NDArray[np.int64]:
@@ -56,7 +61,7 @@ class Partition(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Kind and parameters as plain types: what a checkpoint keeps, and what a resumed run is compared with."""
-        parameters = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        parameters = {field.name: getattr(self, field.name) for field in fields(self) if field.compare}  # type: ignore[arg-type]
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in parameters.items()}
         return {"kind": type(self).__name__, **plain}
 
@@ -99,18 +104,52 @@ class Partition(ABC):
         positive_int(num_examples=num_examples)
         non_negative_int(seed=seed)
         self.check(num_examples)
-        owners = self.owners(self._checked_labels(labels, num_examples), num_examples, seed)
+        owners = self.owners(self.labels_for(labels, num_examples), num_examples, seed)
         return _by_client(owners, self.num_clients, type(self).__name__)
 
-    def _checked_labels(self, labels: object, num_examples: int) -> npt.NDArray[Any] | None:
-        if not self.needs_labels:
-            return None
-        if labels is None:
+    def labels_for(self, labels: object, num_examples: int) -> npt.NDArray[Any] | None:
+        """The labels :meth:`owners` is given: None, unless a sub-class uses them."""
+        return None
+
+
+@dataclass(frozen=True)
+class LabelPartition(Partition):
+    """Base of the partitions that go by labels.
+
+    Args:
+        labels: Label of each example: an array, tensor, list or pandas column; or the name of a column, or a function
+            of an item, read when :meth:`bind` is given the data set. None: those that :meth:`split` is given, or that
+            a data set has (:func:`~lightning_privacy.federated.labels_of`).
+    """
+
+    # Not part of what is compared: equal partitions of other labels have other fingerprints.
+    labels: Any = field(default=None, kw_only=True, repr=False, compare=False)
+
+    @property
+    @override
+    def needs_labels(self) -> bool:
+        return self.labels is None
+
+    @override
+    def bind(self, dataset: Any) -> Self:
+        if self.labels is None:
+            return self
+        return replace(self, labels=values_of(dataset, self.labels, argument="labels"))
+
+    @override
+    def labels_for(self, labels: object, num_examples: int) -> npt.NDArray[Any]:
+        source = self.labels if labels is None else labels
+        if source is None:
             raise ConfigurationError(
                 f"labels must be given for {type(self).__name__}, got None: pass the label of each example as labels=, "
                 "or use a partition that needs none, such as IIDPartition"
             )
-        checked = label_array(labels)
+        if isinstance(source, str) or callable(source):
+            raise ConfigurationError(
+                f"labels={source!r} must be read from a data set before it is split: call bind(dataset), and use what "
+                "it returns"
+            )
+        checked = label_array(source)
         if checked.shape != (num_examples,):
             raise ConfigurationError(
                 f"labels must be one per example, shape ({num_examples},), got shape {checked.shape}"

@@ -16,7 +16,7 @@ Example:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +25,13 @@ from typing_extensions import override
 from lightning_privacy._validate import positive_int
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.federated.keyed import numpy_generator
-from lightning_privacy.federated.partitions.partition import Partition
+from lightning_privacy.federated.partitions.partition import LabelPartition
 
 __all__ = ["ShardPartition"]
 
 
 @dataclass(frozen=True)
-class ShardPartition(Partition):
+class ShardPartition(LabelPartition):
     """The same number of shards of sorted data for each client.
 
     Which examples of a class are in which of its shards is drawn at random, and so is who gets which shards. Shards
@@ -40,6 +40,7 @@ class ShardPartition(Partition):
     Args:
         num_clients: Number of clients, >= 1.
         shards_per_client: Shards of each client, >= 1; 2 in the paper.
+        labels: Label of each example, the name of a column, or a function of an item; None: those of the data set.
 
     Raises:
         ConfigurationError: An argument is out of range, or there are more shards than examples.
@@ -51,7 +52,6 @@ class ShardPartition(Partition):
 
     num_clients: int
     shards_per_client: int = 2
-    needs_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive_int(num_clients=self.num_clients)
