@@ -118,9 +118,10 @@ class EpochSampler(DistributedSampler[int]):
         """Choose the epoch of the next pass. Lightning calls it.
 
         Args:
-            epoch: Its number, >= 0. Another one than now begins at its first index.
+            epoch: Its number, >= 0. Another one than now, or one that is over, begins at its first index.
         """
-        if non_negative_int(epoch=epoch) != self.epoch:
+        over = self._advance and self._resume is None
+        if non_negative_int(epoch=epoch) != self.epoch or over:
             self._resume, self._position, self._indices = None, 0, iter(())
         self.epoch = int(epoch)
         self._advance = False
