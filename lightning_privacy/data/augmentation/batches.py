@@ -1,0 +1,235 @@
+"""How the number of each example gets from the data set to the place where batches are augmented.
+
+The train data set and its collate function are wrapped: examples come with their number, batches with the numbers of
+their examples, and what the user's own collate function sees is what it has always seen.
+
+Example:
+    >>> import torch
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> loader = keyed_loader(DataLoader(TensorDataset(torch.zeros(4, 2)), batch_size=2))
+    >>> batch = next(iter(loader))
+    >>> batch.indices, batch.batch[0].shape
+    (tensor([0, 1]), torch.Size([2, 2]))
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+)
+from typing_extensions import override
+
+from lightning_privacy.errors import ConfigurationError, UnsupportedError
+
+__all__ = ["DatasetProxy", "Key", "KeyedBatch", "KeyedCollate", "KeyedDataset", "KeyedExample", "keyed_loader"]
+
+
+class Key:
+    """The number of an example.
+
+    Not a plain number: code that looks through examples, such as the independence probe, must not take it for a label.
+
+    Args:
+        index: position in the data set.
+    """
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+class KeyedExample(NamedTuple):
+    """An example and its number."""
+
+    example: Any
+    key: Key
+
+
+class KeyedBatch(NamedTuple):
+    """A batch and the numbers of its examples, int64, ``(B,)``."""
+
+    batch: Any
+    indices: Tensor
+
+
+class _KeyedExamples:
+    """Several examples that a data set gave together, and their numbers."""
+
+    def __init__(self, examples: Any, indices: list[int]) -> None:
+        self.examples, self.indices = examples, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> KeyedExample:
+        return KeyedExample(self.examples[position], Key(self.indices[position]))
+
+
+class DatasetProxy(Dataset[Any]):
+    """A data set that stands in front of another one and has its attributes.
+
+    Args:
+        dataset: the other one.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._proxied = dataset
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_proxied":  # while it is unpickled or copied
+            raise AttributeError(name)
+        return getattr(self._proxied, name)
+
+    def __len__(self) -> int:
+        return len(self._proxied)
+
+
+class KeyedDataset(DatasetProxy):
+    """Gives the examples of another data set with their numbers."""
+
+    @override
+    def __getitem__(self, index: int) -> KeyedExample:
+        return KeyedExample(self._proxied[index], Key(int(index)))
+
+    def __getitems__(self, indices: Sequence[int]) -> _KeyedExamples:
+        several = getattr(self._proxied, "__getitems__", None)
+        examples = [self._proxied[index] for index in indices] if several is None else several(indices)
+        return _KeyedExamples(examples, [int(index) for index in indices])
+
+
+class KeyedCollate:
+    """Makes a batch of examples with their numbers.
+
+    Args:
+        collate: makes one of examples without.
+        finish: what to do with the batch; nothing where not given.
+    """
+
+    def __init__(self, collate: Callable[[Any], Any], finish: Callable[[KeyedBatch], Any] | None = None) -> None:
+        self.collate, self.finish = collate, finish
+
+    def __call__(self, examples: _KeyedExamples | list[KeyedExample]) -> Any:
+        """Return the batch of the examples."""
+        if isinstance(examples, _KeyedExamples):
+            indices, batch = examples.indices, self.collate(examples.examples)
+        else:
+            indices = [example.key.index for example in examples]
+            batch = self.collate([example.example for example in examples])
+        keyed = KeyedBatch(batch, torch.tensor(indices, dtype=torch.int64))
+        return keyed if self.finish is None else self.finish(keyed)
+
+
+def check_loader(loader: Any) -> None:
+    """Refuse a train loader whose examples have no numbers.
+
+    Raises:
+        UnsupportedError: An iterable data set, a loader that doesn't make batches, or no DataLoader at all.
+    """
+    if not isinstance(loader, DataLoader):
+        raise UnsupportedError(
+            f"train_dataloader must give torch DataLoaders for AugmentationDataModule, got {type(loader).__name__}"
+        )
+    if isinstance(loader.dataset, IterableDataset):
+        raise UnsupportedError(
+            f"the train data set {type(loader.dataset).__name__} is iterable: its examples have no number that their "
+            "augmentation could be reproducible from. Give a data set with __len__ and __getitem__, or transform "
+            "inside the data set"
+        )
+    if loader.batch_sampler is None:
+        raise UnsupportedError(
+            "the train loader has batch_size=None, so that nobody knows which examples a batch holds: give it a "
+            "batch_size, and the data set examples"
+        )
+
+
+def keyed_loader(loader: DataLoader[Any], finish: Callable[[KeyedBatch], Any] | None = None) -> DataLoader[Any]:
+    """The same loader, whose batches come with the numbers of their examples.
+
+    Args:
+        loader: the user's, which is not touched.
+        finish: what to do with each batch, in the process that makes it.
+    """
+    collate = KeyedCollate(loader.collate_fn, finish)
+    return with_dataset(loader, KeyedDataset(loader.dataset), collate)
+
+
+def with_dataset(
+    loader: DataLoader[Any], dataset: Dataset[Any], collate: Callable[[Any], Any] | None = None
+) -> DataLoader[Any]:
+    """The same loader over another data set of the same length.
+
+    Args:
+        loader: the user's, which is not touched.
+        dataset: takes the place of its own.
+        collate: takes the place of its collate function, where given.
+    """
+    check_loader(loader)
+    if type(loader) is not DataLoader:
+        # Nobody knows what its constructor takes.
+        other = copy.copy(loader)
+        vars(other).update(dataset=dataset, collate_fn=loader.collate_fn if collate is None else collate)
+        return other
+    batches: dict[str, Any] = {"batch_sampler": loader.batch_sampler}
+    if type(loader.batch_sampler) is BatchSampler:
+        batches = {"batch_size": loader.batch_size, "sampler": loader.sampler, "drop_last": loader.drop_last}
+    workers: dict[str, Any] = {}
+    if loader.num_workers > 0:
+        workers = {
+            "prefetch_factor": loader.prefetch_factor,
+            "persistent_workers": loader.persistent_workers,
+            "multiprocessing_context": loader.multiprocessing_context,
+            "worker_init_fn": loader.worker_init_fn,
+            "in_order": loader.in_order,
+        }
+    return DataLoader(
+        dataset,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn if collate is None else collate,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        generator=loader.generator,
+        **batches,
+        **workers,
+    )
+
+
+def may_repeat(loader: DataLoader[Any]) -> bool:
+    """Whether an example may come more than once in an epoch of the loader."""
+    sampler: Any = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler
+    replacement = getattr(sampler, "replacement", None)
+    if isinstance(replacement, bool) and replacement:
+        return True
+    if isinstance(sampler, RandomSampler):
+        return sampler.num_samples > len(sampler.data_source)
+    known = isinstance(sampler, SequentialSampler | DistributedSampler | SubsetRandomSampler)
+    return not known and replacement is not False
+
+
+def single_loaders(loaders: Any) -> list[DataLoader[Any]]:
+    """All loaders of a collection of them.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if isinstance(loaders, DataLoader):
+        return [loaders]
+    items = loaders.values() if isinstance(loaders, dict) else loaders if isinstance(loaders, list | tuple) else None
+    if items is None:
+        raise ConfigurationError(
+            f"train_dataloader must give a DataLoader, or a list or dict of them, got {type(loaders).__name__}"
+        )
+    return [one for item in items for one in single_loaders(item)]
