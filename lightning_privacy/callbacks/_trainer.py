@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "batch_position",
     "count_loader_batches",
     "ddp_extras",
+    "elsewhen",
     "epoch_position",
     "hand_over_results",
     "install_train_loader",
@@ -246,6 +248,28 @@ def batch_position(trainer: Trainer) -> tuple[int, int]:
     """Batches started in this epoch, and over all epochs; the present one included."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     return progress.current.ready, progress.total.ready
+
+
+@contextmanager
+def elsewhen(trainer: Trainer, *, epoch: int, step: int) -> Iterator[None]:
+    """Let ``current_epoch`` and ``global_step`` say something else in the block, in which nothing may be trained.
+
+    Args:
+        trainer: The trainer.
+        epoch: What ``trainer.current_epoch`` is.
+        step: What ``trainer.global_step`` is.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    epochs = trainer.fit_loop.epoch_progress.current
+    steps = loop.automatic_optimization.optim_progress.optimizer.step.total
+    if not trainer.lightning_module.automatic_optimization:
+        steps = loop.manual_optimization.optim_step_progress.total
+    before = epochs.completed, steps.completed
+    epochs.completed, steps.completed = epoch, step
+    try:
+        yield
+    finally:
+        epochs.completed, steps.completed = before
 
 
 def validation_interval(trainer: Trainer) -> int | None:

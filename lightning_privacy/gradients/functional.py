@@ -287,11 +287,18 @@ class FollowedParameters:
         # Beside a probe that did not see this call, only what a layer returned is told from a constant.
         if spread and (layout is not None or tensor.requires_grad or not recorder.layouts):
             return FIRST
+        if tensor.dim() == 0:
+            raise UnsupportedError(
+                f"{name}: the batch of {rows} rows is averaged (or summed) already where the parameter meets it, so "
+                "what each example does to the parameter can't be told. Average last: compute the losses of the "
+                "examples (reduction='none'), multiply them by the parameter, then return .mean(); and use the "
+                "optimizer's weight_decay in place of a penalty on parameters."
+            )
         raise UnsupportedError(
             f"{name}: a tensor of shape {tuple(tensor.shape)} comes from a batch of {rows} rows, and a parameter "
-            "is used with it; it must have the examples in its first dimension. Keep positions, patches or time "
-            "steps in dimensions of their own, average over the examples last of all, use the optimizer's weight_decay "
-            "in place of a penalty on parameters in the loss, or train with probe=True, which finds out where the "
+            "is used with it; it must have the examples in its first dimension. Average over the examples last of all. "
+            "Keep positions, patches or time steps in dimensions of their own, use the optimizer's weight_decay in "
+            "place of a penalty on parameters in the loss, or train with probe=True, which finds out where the "
             "examples are."
         )
 

@@ -10,9 +10,11 @@ on a few small batches before the first one that counts, and compares:
    extremes, by values and labels that the data don't have, and next to one of its own class; the gradients of the
    others must stay. What draws random numbers is run with several seeds: mixing that happens with probability 1/2 in
    a batch, with a random partner, is missed with probability below 1%; with probability 1/5 in one case of five.
-4. *Length*: a longer example must not change the others through padding.
-5. *Scale*: an example has, alone, a gradient larger by the number of examples than in a batch: the loss is a mean.
-6. *Memory*: the batch before must not change the gradients.
+4. *Elsewhere*: the same in a batch of nine, and at other moments of training: another batch of the epoch, the next
+   epoch, the last.
+5. *Length*: a longer example must not change the others through padding.
+6. *Scale*: an example has, alone, a gradient larger by the number of examples than in a batch: the loss is a mean.
+7. *Memory*: the batch before must not change the gradients.
 
 Nothing that was trained is released, so it costs no budget; that a step was refused can depend on the few examples
 that were looked at. A step that couples examples only for some data can be missed.
@@ -43,21 +45,26 @@ from torch import Tensor
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.gradients import probe_refusals as refusals
 from lightning_privacy.gradients.layout import Layouts
-from lightning_privacy.gradients.probe_examples import Trial, hard_trials, lengths_differ, size, trials
+from lightning_privacy.gradients.probe_comparison import ProbeComparison
+from lightning_privacy.gradients.probe_examples import Trial, hard_trials, large_trial, lengths_differ, size, trials
 from lightning_privacy.gradients.probe_gradients import (
     ExampleGradients,
     example_gradients,
 )
 from lightning_privacy.gradients.probe_indices import CheckedValues
 from lightning_privacy.gradients.probe_randomness import untouched_generators
-from lightning_privacy.gradients.probe_rows import changed_rows, without_row
-from lightning_privacy.gradients.probe_runs import SEED, Found, ProbeRuns, Step
-from lightning_privacy.gradients.probe_trace import Trace, first_change, traced
+from lightning_privacy.gradients.probe_rows import changed_rows
+from lightning_privacy.gradients.probe_runs import SEED, Moment, Step
+from lightning_privacy.gradients.probe_trace import Trace, traced
 
-__all__ = ["IndependenceProbe", "Step"]
+__all__ = ["IndependenceProbe", "Moment", "Step"]
 
 _ATTEMPTS = 8
 """Replacements, each with a seed of its own where the step draws random numbers; those that are made come on top."""
+_LATER = 2
+"""Seeds for a larger batch, and for each other moment of training, where the step draws random numbers."""
+_LARGE = 9
+"""Examples of a larger batch."""
 _FULL = 2
 """Replacements in the first batch for which all gradients are compared; for the others it is the values, and what the
 loss makes of them."""
@@ -65,7 +72,7 @@ _WIDER = 20.0
 """Kernels for batches of different sizes round differently, by more than those for one size."""
 
 
-class IndependenceProbe(ProbeRuns):
+class IndependenceProbe(ProbeComparison):
     """Runs a training step on small batches to tell whether examples influence each other's gradients.
 
     Args:
@@ -77,6 +84,8 @@ class IndependenceProbe(ProbeRuns):
         loss_reduction: what the loss is declared to be over the batch: ``"mean"`` or ``"sum"``.
         dtype: the coarsest type the step computes in.
         finish: what else happens to the module after a batch, before the next one.
+        most: examples of the largest batch that may come; None where any may.
+        moments: other times of training, such as later epochs, at which a step may do something else.
 
     Raises:
         ConfigurationError: no example, or a module that can't be copied.
@@ -101,6 +110,7 @@ class IndependenceProbe(ProbeRuns):
             if self.public:
                 self._check_public(tried, public)
             self._check_more_replacements(tried)
+            self._check_elsewhere(tried[0])
             self._check_length()
             self._check_scale(tried[0], found)
             self._check_memory(tried[0])
@@ -114,27 +124,8 @@ class IndependenceProbe(ProbeRuns):
         self.random = first.random
         alike = [trial for trial in tried if _same(trial.batch, tried[0].batch)]
         for trial in alike[:_FULL]:
-            self._compare(trial, first, self.gradients(trial.replaced), SEED, steady=True)
+            self.compare(trial, first, self.gradients(trial.replaced), SEED, steady=True)
         return first.gradients
-
-    def _compare(self, trial: Trial, one: Found, two: Found, seed: int, *, steady: bool) -> None:
-        if bool(without_row(self._changed_examples(one, two), trial.place).any()):
-            raise self._locate(trial, seed, steady=steady)
-
-    def _changed_examples(self, one: Found, two: Found, *, wider: float = 1.0) -> Tensor:
-        """Return which examples' gradients differ by more than rounding, bool, ``(B,)``."""
-        first, second = one.gradients.rows, two.gradients.rows
-        total = _lengths(one.gradients if first else two.gradients)
-        changed = torch.zeros_like(total, dtype=torch.bool)
-        for name in sorted(first.keys() | second.keys()):
-            rows, others = first.get(name), second.get(name)
-            if rows is None or others is None:  # no gradient at all, in one of the two
-                present = others if rows is None else rows
-                rows, others = present, None if present is None else torch.zeros_like(present)
-            if rows is not None and others is not None:
-                tolerance = wider * self.tolerance
-                changed |= changed_rows(rows, others, tolerance=tolerance, whole=total).cpu()
-        return changed
 
     def _check_more_replacements(self, tried: Sequence[Trial]) -> None:
         """Compare values and what the loss makes of them, for more replacements and seeds, at a fraction of the work.
@@ -149,44 +140,41 @@ class IndependenceProbe(ProbeRuns):
             if not random:
                 reference = next((trace for batch, trace in steady_traces if _same(batch, trial.batch)), None)
             if reference is None:
-                reference, drawn = self._tried(trial, trial.batch, seed)
+                reference, drawn = self.tried(trial, trial.batch, seed)
                 if reference is None:
                     continue
                 random = drawn
                 steady_traces.append((trial.batch, reference))
-            other, _ = self._tried(trial, trial.replaced, seed)
-            if other is not None and (self.outside_layers or self._suspicious(reference, other, trial.place)):
+            other, _ = self.tried(trial, trial.replaced, seed)
+            if other is not None and (self.outside_layers or self.suspicious(reference, other, trial.place)):
                 one, two = (self.gradients(batch, seed, steady=False) for batch in (trial.batch, trial.replaced))
-                self._compare(trial, one, two, seed, steady=False)
+                self.compare(trial, one, two, seed, steady=False)
 
-    def _tried(self, trial: Trial, batch: Sequence[Any], seed: int) -> tuple[Trace | None, bool]:
-        """Trace a batch of a trial; None where the step can't take the values that were made for it."""
-        if not trial.made:
-            return self.trace(batch, seed, steady=False, cut=True)
-        try:
-            with CheckedValues() if self.devices else nullcontext():
-                return self.trace(batch, seed, steady=False, cut=True)
-        except Exception:  # noqa: BLE001 - whatever it raises, training would have stopped there too
-            return None, False
+    def _check_elsewhere(self, trial: Trial) -> None:
+        """Compare in a larger batch, now and at other moments of training."""
+        large = large_trial(trial, self.pool, _LARGE if self.most is None else min(_LARGE, self.most))
+        moments = [None, *self.moments] if len(large.batch) > len(trial.batch) else self.moments
+        for moment in moments:
+            with nullcontext() if moment is None else moment.enter():
+                try:
+                    self._compare_cheaply(large)
+                except UnsupportedError as error:
+                    error.add_note(
+                        f"This was seen in a batch of {len(large.batch)} examples"
+                        + (", and not in smaller ones." if moment is None else f" {moment.label}, and not before.")
+                    )
+                    raise
 
-    def _suspicious(self, one: Trace, two: Trace, place: int) -> bool:
-        return any(
-            first_change(one, two, tolerance=self.tolerance, gradients=gradients, only=self.layers, place=place)
-            is not None
-            for gradients in (False, True)
-        )
-
-    def _locate(self, trial: Trial, seed: int, *, steady: bool) -> UnsupportedError:
-        """Find out where the examples of a trial meet."""
-        one, _ = self.trace(trial.batch, seed, steady=steady, cut=False)
-        two, _ = self.trace(trial.replaced, seed, steady=steady, cut=False)
-        change = first_change(one, two, tolerance=self.tolerance, place=trial.place)
-        if change is not None:
-            return refusals.mixed_by_layer(self.modules, *change)
-        back = first_change(one, two, tolerance=self.tolerance, gradients=True, place=trial.place)
-        if back is not None and back[1] is not None:
-            return refusals.mixed_on_the_way_back(self.modules, back[0])
-        return refusals.mixed_by_loss()
+    def _compare_cheaply(self, trial: Trial) -> None:
+        """As :meth:`_check_more_replacements`, for one trial."""
+        for number in range(_LATER if self.random else 1):
+            seed = SEED + 100 + number
+            (one, _), (two, _) = (self.tried(trial, batch, seed) for batch in (trial.batch, trial.replaced))
+            if one is None or two is None:
+                return
+            if self.outside_layers or self.suspicious(one, two, trial.place):
+                found, other = (self.gradients(batch, seed, steady=False) for batch in (trial.batch, trial.replaced))
+                self.compare(trial, found, other, seed, steady=False)
 
     def _check_length(self) -> None:
         """Compare the gradients of short examples next to a short one and next to a longer one."""
@@ -197,7 +185,7 @@ class IndependenceProbe(ProbeRuns):
         one, two = self.gradients(short), self.gradients(long)
         if one.random or two.random:
             return  # other draws for other shapes
-        if bool(self._changed_examples(one, two, wider=_WIDER)[:2].any()):
+        if bool(self.changed_examples(one, two, wider=_WIDER)[:2].any()):
             raise refusals.depends_on_length()
 
     # Whether all adds up.
@@ -335,21 +323,11 @@ class IndependenceProbe(ProbeRuns):
             self.trace(trial.batch, SEED, steady=True, cut=True, before=before)[0]
             for before in (trial.batch, trial.replaced)
         )
-        if not self._suspicious(one, two, 0):
+        if not self.suspicious(one, two, 0):
             return
         found = [self.gradients(trial.batch, before=before) for before in (trial.batch, trial.replaced)]
-        if bool(self._changed_examples(*found).any()):
+        if bool(self.changed_examples(*found).any()):
             raise refusals.remembers()
-
-
-def _same(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    return len(first) == len(second) and all(one is two for one, two in zip(first, second, strict=True))
-
-
-def _lengths(gradients: ExampleGradients) -> Tensor:
-    """Return the length of each example's gradient over all parameters, ``(B,)``."""
-    squares = [rows.nan_to_num(0.0, 0.0, 0.0).double().square().sum(1).cpu() for rows in gradients.rows.values()]
-    return torch.stack(squares).sum(0).sqrt() if squares else torch.zeros(0)
 
 
 def _joined(gradients: ExampleGradients, place: int, like: ExampleGradients) -> Tensor:
@@ -359,3 +337,7 @@ def _joined(gradients: ExampleGradients, place: int, like: ExampleGradients) -> 
         own = gradients.rows.get(name)
         parts.append(torch.zeros_like(rows[0]) if own is None else own[place])
     return torch.cat(parts) if parts else torch.zeros(1)
+
+
+def _same(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    return len(first) == len(second) and all(one is two for one, two in zip(first, second, strict=True))

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Trial", "by_variety", "hard_trials", "lengths_differ", "map_leaves", "size", "trials"]
+__all__ = ["Trial", "by_variety", "hard_trials", "large_trial", "lengths_differ", "map_leaves", "size", "trials"]
 
 _OTHERS = 3
 """Examples of a batch beside the one that is replaced."""
@@ -298,6 +298,22 @@ def hard_trials(pool: Sequence[Any]) -> list[Trial]:
         except (ValueError, RuntimeError, OverflowError):
             continue  # built differently, nothing to take the largest of, or too large for its type
     return [*found, *(Trial((first, *others), item, made=True) for item in made)]
+
+
+def large_trial(trial: Trial, pool: Sequence[Any], count: int) -> Trial:
+    """Return a trial with the same replacement in a larger batch, on which a step may fail.
+
+    Args:
+        trial: the trial.
+        pool: examples of the data set.
+        count: how many examples; no fewer than there are.
+    """
+    others = [item for place, item in enumerate(trial.batch) if place != trial.place]
+    if not lengths_differ(pool):  # or the batch would be padded to another length, which is another question
+        known = [*trial.batch, trial.replacement]
+        others = [item for item in pool if not any(item is one for one in known)] or others
+    added = [others[number % len(others)] for number in range(count - len(trial.batch))]
+    return Trial((*trial.batch, *added), trial.replacement, trial.place, made=True)
 
 
 def _groups(pool: Sequence[Any]) -> list[tuple[Any, list[Any]]]:

@@ -19,6 +19,7 @@ __all__ = [
     "no_layout",
     "not_a_mean",
     "not_per_example",
+    "other_order",
     "reaches_public",
     "remembers",
     "unexplained",
@@ -74,6 +75,23 @@ def mixed_by_layer(modules: Mapping[str, nn.Module], key: Key, before: Key | Non
             "place)."
         )
     return UnsupportedError(_FOUND + what + advice + _WHY)
+
+
+def other_order(modules: Mapping[str, nn.Module], key: Key) -> UnsupportedError:
+    """Return the refusal of a step that moves the examples of a batch to other places.
+
+    Args:
+        modules: of the network, by name.
+        key: the first tensor in which they have other places.
+    """
+    return UnsupportedError(
+        "the independence probe replaced one example of a small batch, and the examples turned out to have other "
+        f"places where they reach layer {_layer(modules, key[0])} than in the batch: they are sorted by something in "
+        "them, such as their length, or moved, by collate_fn, training_step or a forward. Sorting alone costs no "
+        "privacy, but examples are told apart by their place, and where labels or lengths stay behind, they meet those "
+        "of others. Keep the batch in the order in which it comes: pad without sorting, and let "
+        "pack_padded_sequence(..., enforce_sorted=False) sort and put back by itself."
+    )
 
 
 def mixed_on_the_way_back(modules: Mapping[str, nn.Module], key: Key) -> UnsupportedError:

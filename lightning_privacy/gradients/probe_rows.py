@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_privacy.gradients.layout import Layout
 
-__all__ = ["changed_rows", "rows_of", "split_rows", "tolerance_for", "without_row"]
+__all__ = ["changed_rows", "in_other_order", "rows_of", "split_rows", "tolerance_for", "without_row"]
 
 _KEPT = 4096
 """Entries kept of a row."""
@@ -90,6 +90,25 @@ def changed_rows(first: Tensor, second: Tensor, *, tolerance: float, whole: Tens
         norms = torch.maximum(norms, _FLOOR * (norms.max() if whole is None else whole.to(norms)))
     unchanged: Tensor = difference.norm(dim=1) <= tolerance * norms
     return ~unchanged
+
+
+def in_other_order(first: Tensor, second: Tensor, *, tolerance: float) -> bool:
+    """Return whether all rows but one are there again, each once, wherever they are now.
+
+    Args:
+        first: shape ``(B, k)``.
+        second: the same shape.
+        tolerance: as of :func:`changed_rows`.
+    """
+    same = ~torch.stack([changed_rows(row.expand_as(second), second, tolerance=tolerance) for row in first])
+    free, missing = list(range(len(second))), 0
+    for row in same:
+        found = next((place for place in free if row[place]), None)
+        if found is None:
+            missing += 1
+        else:
+            free.remove(found)
+    return missing <= 1
 
 
 def _norms(rows: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,7 +40,7 @@ from lightning_privacy.gradients.probe_randomness import seeded, untouched_gener
 from lightning_privacy.gradients.probe_rows import tolerance_for
 from lightning_privacy.gradients.probe_trace import Key, Trace, places_of_examples, traced
 
-__all__ = ["SEED", "Found", "ProbeRuns", "Step"]
+__all__ = ["SEED", "Found", "Moment", "ProbeRuns", "Step"]
 
 _POOL = 8
 """Examples to choose from."""
@@ -59,6 +59,19 @@ class Step(Protocol):
             examples: as the data set returns them.
             backward: whether backward is to be run; without, the loss may have no gradient.
         """
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A time of training.
+
+    Args:
+        label: in words, such as ``"in epoch 3"``.
+        enter: returns a context in which the step runs as it would then.
+    """
+
+    label: str
+    enter: Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,8 @@ class ProbeRuns:
         loss_reduction: str = "mean",
         dtype: torch.dtype = torch.float32,
         finish: Callable[[Any], None] | None = None,
+        most: int | None = None,
+        moments: Sequence[Moment] = (),
     ) -> None:
         one_of(("mean", "sum"), loss_reduction=loss_reduction)
         positive(examples=len(examples))
@@ -109,6 +124,8 @@ class ProbeRuns:
         self.places: dict[Key, Layout] = {}
         self.random = False
         self.finish = finish
+        self.most = most
+        self.moments = list(moments)
 
     @property
     def outside_layers(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch.nn.functional as F
 from probe_cases import Case, Probed, images, padded, sequences, texts, vectors
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.utils.data import default_collate
 
 MEETS = "gradients of the others changed: "
 DIVIDES = "|reduction='mean' divides by"
 LOSS = MEETS + "what the network returns .* the loss couples"
 BEFORE = MEETS + "they are mixed before the first layer"
+ORDER = "have other places where they reach layer .*: they are sorted by .*enforce_sorted=False"
 
 
 def classifier() -> dict[str, nn.Module]:
@@ -339,6 +342,12 @@ def over_padded_length(m: Any, batch: Any) -> Tensor:
     return (losses * known).mean()  # divides by the length to which the batch is padded
 
 
+def over_own_length(m: Any, batch: Any) -> Tensor:
+    labels = batch["labels"]
+    losses = F.cross_entropy(m(batch["ids"]).transpose(1, 2), labels, ignore_index=-100, reduction="none")
+    return (losses.sum(1) / (labels >= 0).sum(1)).mean()
+
+
 def skipped_when_hard(m: Any, batch: Any) -> Tensor | None:
     loss = entropy(m, batch)
     return loss if float(batch[0].abs().max()) > 1.8 else None
@@ -450,12 +459,57 @@ def clamped_mean(m: Any, batch: Any) -> Tensor:
     return F.mse_loss(m(x), x[:, :3] + y[:, None]).clamp(max=100.0)
 
 
+def mixed_when_large(m: Any, batch: Any) -> Tensor:
+    x, y = batch
+    return F.cross_entropy(m(x + 0.1 * x.roll(1, 0) if len(x) >= 8 else x), y)
+
+
+def mixed_from_epoch_one(m: Any, batch: Any) -> Tensor:
+    x, y = batch
+    return F.cross_entropy(m(x + 0.1 * x.roll(1, 0) if m.current_epoch == 1 else x), y)
+
+
+def centred_in_the_end(m: Any, batch: Any) -> Tensor:
+    x, y = batch
+    return F.cross_entropy(m(x), y) if m.trainer.current_epoch < 90 else F.cross_entropy(m(x - x.mean(0)), y)
+
+
+def weighted_after_warm_up(m: Any, batch: Any) -> Tensor:
+    x, y = batch
+    losses = F.cross_entropy(m(x), y, reduction="none")
+    return losses.mean() if m.global_step == 0 else (losses / losses.detach().sum() * losses).mean()
+
+
+class MixedInOddBatches(Probed):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        return self.case.step(self, (x + 0.1 * x.roll(1, 0) if batch_idx % 2 else x, y))
+
+
+def sorted_by_length(examples: Sequence[Any]) -> Any:
+    return padded(sorted(examples, key=lambda item: -len(item["ids"])))
+
+
+def sorted_by_value(examples: Sequence[Any]) -> Any:
+    return default_collate(sorted(examples, key=lambda item: float(item[0][0])))
+
+
+def tempered(m: Any, batch: Any) -> Tensor:
+    return entropy(m, batch) * m.temperature.exp()
+
+
 def four_steps() -> list[Any]:
     return sequences(length=4)
 
 
 def by_steps() -> dict[str, nn.Module]:
     return {"net": nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))}
+
+
+class WithTemperature(Probed):
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.temperature = nn.Parameter(torch.zeros(()))
 
 
 _of_steps = partial(Case, examples=four_steps, pitfall="p03")
@@ -539,6 +593,7 @@ FAULTS = [
     Case("over_largest", over_largest, classifier, says=BEFORE, pitfall="p03"),
     Case("reversed_gradients", reversed_gradients, two_layers, says="custom autograd function", pitfall="p03"),
     _of_texts("over_all_tokens", over_all_tokens, says=LOSS + DIVIDES),
+    _of_texts("sorted_by_length", over_own_length, collate=sorted_by_length, says=ORDER, pitfall="p03"),
     _of_texts("over_padded_length", over_padded_length, says="length to which they are padded"),
     Case("skipped_when_hard", skipped_when_hard, classifier, says="the loss couples", pitfall="p02"),
     Case("trimmed", trimmed, classifier, says=LOSS, pitfall="p02"),
@@ -568,6 +623,13 @@ FAULTS = [
     Case("kept_at_batch_end", entropy, classifier, says="remembers examples", pitfall="p03", base=RememberingAtEnd),
     Case("loss_kept", entropy, classifier, says="remembers examples", pitfall="p03", base=RememberingLoss),
     Case("only_several", only_several, classifier, says="not on one", pitfall="p12"),
+    Case("mixed_when_large", mixed_when_large, classifier, says=BEFORE, pitfall="p03"),
+    Case("mixed_from_epoch_one", mixed_from_epoch_one, classifier, says=BEFORE, pitfall="p03"),
+    Case("centred_in_the_end", centred_in_the_end, classifier, says=BEFORE, pitfall="p03"),
+    Case("weighted_after_warm_up", weighted_after_warm_up, classifier, says=LOSS, pitfall="p02"),
+    Case("mixed_in_odd_batches", entropy, classifier, says=BEFORE, pitfall="p03", base=MixedInOddBatches),
+    Case("sorted_by_value", entropy, classifier, collate=sorted_by_value, says=ORDER, pitfall="p03"),
+    Case("tempered", tempered, classifier, says="'temperature'.* Average last: ", pitfall="p05", base=WithTemperature),
     Case("covariance", covariance, classifier, says="a term of the loss", pitfall="p03"),
     Case(
         "concatenated",

@@ -19,6 +19,7 @@ from probe_faults import (
     language_model,
     many_classes,
     one_class,
+    over_own_length,
     recurrent,
     taught,
     two_layers,
@@ -186,12 +187,6 @@ def masked_tokens(m: Any, batch: Any) -> Tensor:
     losses = F.cross_entropy(m(ids).flatten(0, 1), ids.flatten(), reduction="none")
     chosen = (torch.rand(ids.shape) < 0.4).flatten()
     return losses[chosen].mean()
-
-
-def padded_per_example(m: Any, batch: Any) -> Tensor:
-    labels = batch["labels"]
-    losses = F.cross_entropy(m(batch["ids"]).transpose(1, 2), labels, ignore_index=-100, reduction="none")
-    return (losses.sum(1) / (labels >= 0).sum(1)).mean()
 
 
 def positions(m: Any, batch: Any) -> Tensor:
@@ -377,7 +372,7 @@ SOUND = [
     Case("sum_over_words", mean_over_steps_sum_over_words, language_model, examples=tokens),
     Case("all_tokens", all_tokens, language_model, examples=tokens),
     Case("masked_tokens", masked_tokens, language_model, examples=tokens),
-    Case("padded_per_example", padded_per_example, language_model, examples=texts, collate=padded),
+    Case("padded_per_example", over_own_length, language_model, examples=texts, collate=padded),
     Case("positions", positions, transformer, examples=tokens),
     Case("tied", tied, tied_layers, examples=tokens),
     Case("windows", windows, lambda: {"net": nn.Linear(4, 3)}, examples=sequences),

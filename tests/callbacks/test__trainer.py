@@ -294,3 +294,26 @@ def test_arguments_of_a_step_that_takes_no_number_of_the_batch(tiny: Any) -> Non
 
     assert probed(tiny, "on_train_start", arguments) == [["batch", 3]]
     assert probed(tiny, "on_train_start", arguments, module=Short()) == [["batch"]]
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_another_time_is_shown_in_the_block_only(tiny: Any, manual: bool) -> None:
+    def look(trainer: Any) -> Any:
+        module = trainer.lightning_module
+        with internals.elsewhen(trainer, epoch=7, step=23):
+            inside = trainer.current_epoch, trainer.global_step, module.current_epoch, module.global_step
+        return inside, (trainer.current_epoch, trainer.global_step)
+
+    class ByHand(tiny.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = not manual
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            if manual:
+                self.optimizers().step()
+            return loss
+
+    seen = probed(tiny, "on_train_batch_start", look, module=ByHand(), limit_train_batches=2)
+    assert seen == [((7, 23, 7, 23), now) for now in ((0, 0), (0, 1), (1, 2), (1, 3))]

@@ -16,10 +16,10 @@ from probe_cases import Case, Listed, Probed, sequences, vectors
 from probe_faults import FAULTS, classifier, entropy, recurrent
 from probe_sound import SOUND, Counting, time_first
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_privacy.callbacks import DifferentialPrivacy
-from lightning_privacy.callbacks._probing import StandingOptimizer
+from lightning_privacy.callbacks._rehearsing import StandingOptimizer
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 
 pytestmark = pytest.mark.filterwarnings("ignore:noise_multiplier=0", "ignore:delta=0.01 is not below")
@@ -147,6 +147,97 @@ def test_the_probe_leaves_no_traces(tiny: Any) -> None:
         assert without == with_probe if isinstance(without, tuple) else np.array_equal(without, with_probe)
     assert torch.equal(runs[0][1], runs[1][1])
     assert all(torch.equal(one, two) for one, two in zip(runs[0][2], runs[1][2], strict=True))
+
+
+def test_the_step_is_rehearsed_some_dozens_of_times_and_counts_of_the_module_are_put_back(tiny: Any) -> None:
+    runs: list[tuple[int, ...]] = []
+    trained: list[tuple[int, ...]] = []
+
+    class Counted(Probed):
+        count = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.count += 1
+            if type(self) is not Counted:  # a copy
+                runs.append((self.count, self.current_epoch, self.global_step, batch_idx, len(batch[1])))
+            elif not trained:
+                trained.append((self.count, self.current_epoch, self.global_step, batch_idx))
+            return super().training_step(batch, batch_idx)
+
+    fit(tiny, Case("counted", entropy, classifier, base=Counted))
+    assert trained == [(1, 0, 0, 0)]
+    assert 20 <= len(runs) <= 45
+    assert {count for count, *_ in runs} == {1, 2}  # each time from the same state, or after one batch
+    assert {run[1:4] for run in runs} == {(0, 0, 0), (1, 1, 1), (999, 0, 0)}
+    assert {run[4] for run in runs} == {1, 2, 3, 4, 8}
+
+
+def test_no_larger_batch_is_rehearsed_than_may_come(tiny: Any) -> None:
+    sizes = []
+
+    def noting(m: Any, batch: Any) -> Any:
+        sizes.append(len(batch[1]))
+        return entropy(m, batch)
+
+    case = Case("noting", noting, classifier)
+    loader = DataLoader(Listed(case.examples()), batch_size=6, shuffle=True)
+    privacy = DifferentialPrivacy(delta=0.01, noise_multiplier=1.0)
+    tiny.trainer(max_steps=1, callbacks=[privacy]).fit(case.module(), loader)
+    assert max(sizes[:-1]) == 6
+
+
+def test_what_was_seen_at_another_time_only_is_told(tiny: Any) -> None:
+    by_name = {case.name: case for case in FAULTS}
+    for name, says in (
+        ("mixed_when_large", "in a batch of 8 examples, and not in smaller ones"),
+        ("mixed_from_epoch_one", "examples in epoch 1, at step 1, with batch_idx 1, and not before"),
+    ):
+        with pytest.raises(UnsupportedError) as caught:
+            fit(tiny, by_name[name])
+        assert says in caught.value.__notes__[-1]
+
+
+class _ByItem(Dataset[Any]):
+    def __init__(self) -> None:
+        self.examples = vectors()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.examples[index]
+
+
+class _ByItems(_ByItem):
+    """Gives lists of examples; one by one there are none to be had."""
+
+    def __getitem__(self, index: int) -> Any:
+        raise NotImplementedError
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        return [self.examples[index] for index in indices]
+
+
+class _Batches(_ByItems):
+    """Gives batches that are put together already."""
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        return default_collate(super().__getitems__(indices))
+
+
+@pytest.mark.parametrize("kind", [_ByItem, _ByItems])
+def test_examples_come_one_by_one_or_as_lists(tiny: Any, kind: type[_ByItem]) -> None:
+    privacy = DifferentialPrivacy(delta=0.01, noise_multiplier=1.0)
+    trainer = tiny.trainer(max_steps=1, callbacks=[privacy])
+    trainer.fit(Case("plain", entropy, classifier).module(), DataLoader(kind(), batch_size=8, shuffle=True))
+    assert trainer.global_step == 1
+
+
+def test_a_data_set_that_gives_whole_batches_is_told_what_it_should_give(tiny: Any) -> None:
+    loader = DataLoader(_Batches(), batch_size=8, shuffle=True, collate_fn=lambda batch: batch)
+    trainer = tiny.trainer(max_steps=1, callbacks=[DifferentialPrivacy(delta=0.01, noise_multiplier=1.0)])
+    with pytest.raises(UnsupportedError, match=r"_Batches\.__getitems__ .* returned list of 2: .* list of examples"):
+        trainer.fit(Case("plain", entropy, classifier).module(), loader)
 
 
 def test_layouts_let_time_first_layers_train_as_plain_ones(tiny: Any) -> None:

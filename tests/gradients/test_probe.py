@@ -16,11 +16,20 @@ from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients import probe as probes
 from lightning_privacy.gradients.layout import Layout
 from lightning_privacy.gradients.probe import IndependenceProbe
-from lightning_privacy.gradients.probe_examples import by_variety, hard_trials, lengths_differ, map_leaves, size, trials
+from lightning_privacy.gradients.probe_examples import (
+    Trial,
+    by_variety,
+    hard_trials,
+    large_trial,
+    lengths_differ,
+    map_leaves,
+    size,
+    trials,
+)
 from lightning_privacy.gradients.probe_gradients import example_gradients, plain_gradients
 from lightning_privacy.gradients.probe_indices import CheckedValues
 from lightning_privacy.gradients.probe_randomness import seeded, untouched_generators, without_dropout
-from lightning_privacy.gradients.probe_rows import changed_rows, rows_of, tolerance_for
+from lightning_privacy.gradients.probe_rows import changed_rows, in_other_order, rows_of, tolerance_for
 from lightning_privacy.gradients.probe_trace import first_change, places_of_examples, traced
 from lightning_privacy.gradients.rules.linear import LinearRule
 
@@ -305,6 +314,36 @@ def test_p03_made_trials_hold_pairs_other_labels_and_extremes() -> None:
     assert made[1].replacement[0].isnan().all()
     assert made[2].replacement[0].tolist() == [5e4, 5e4]
     assert next(trial.replacement[1] for trial in hard_trials([(torch.rand(2), 1)] * 3) if not trial.place) == 0
+
+
+def test_a_large_trial_has_more_of_the_examples_around_the_same_one() -> None:
+    pool = data(8)
+    small = trials(pool, 2)[1]
+    large = large_trial(small, pool, 9)
+    assert (len(large.batch), large.batch[:4], large.place, large.made) == (9, small.batch, small.place, True)
+    assert large.replaced[: len(small.batch)] == small.replaced
+    # The one that is replaced, and its replacement, are there once: no other row may change with them.
+    assert sum(item is small.batch[small.place] for item in large.batch) == 1
+    assert not any(item is small.replacement for item in large.batch)
+    assert len({id(item) for item in large.batch}) == 7
+    assert large_trial(small, pool, 4).batch == small.batch
+
+
+def test_a_large_trial_keeps_to_the_length_of_its_batch() -> None:
+    pool = [torch.ones(length) for length in (2, 3, 9, 4, 5, 6)]
+    small = Trial((pool[0], pool[1], pool[3], pool[4]), pool[5], place=0)
+    large = large_trial(small, pool, 9)
+    assert {len(item) for item in large.batch[4:]} == {3, 4, 5}
+
+
+def test_rows_in_another_order_are_told_from_rows_that_were_mixed() -> None:
+    rows = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [1.0, 2.0]])
+    sorted_anew = torch.tensor([[3.0, 4.0], [1.0, 2.0], [1.0, 2.0], [9.0, 9.0]])
+    assert in_other_order(rows, sorted_anew, tolerance=1e-4)
+    assert in_other_order(sorted_anew, rows, tolerance=1e-4)
+    assert not in_other_order(rows, rows - rows.mean(0), tolerance=1e-4)
+    # Twice there before, once there now.
+    assert not in_other_order(rows, torch.tensor([[3.0, 4.0], [1.0, 2.0], [7.0, 7.0], [9.0, 9.0]]), tolerance=1e-4)
 
 
 def test_what_ends_an_accelerator_is_an_error_before() -> None:
