@@ -14,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,9 @@ class AugmentationDataModule(DataModuleProxy):
         self._proxy_pipeline = Pipeline(plan if where == "device" else replace(plan, transforms=(), by_group=None))
         if where == "workers":
             AugmentedDataset((), plan, EpochClock())  # refuses what can't be done there, now and not in the fit
+        else:
+            # Lightning warns that it calls the hooks of one only, and here both are called.
+            warnings.filterwarnings("ignore", message=r"You have overridden `on_\w+_batch_transfer` in both")
         self._proxy_clock = EpochClock()
         self._proxy_repeats = False
         self._proxy_pending: Any = None
