@@ -108,6 +108,16 @@ class ClientPrivacy:
         return self._accounting is not None
 
     @property
+    def needs_calibration(self) -> bool:
+        """Whether the noise is chosen for a target epsilon and a number of rounds, when they are planned."""
+        return self._multiplier is None
+
+    @property
+    def run_id(self) -> str:
+        """Names the run in its journal; kept when it is resumed."""
+        return self._run_id
+
+    @property
     def max_delta_norm(self) -> float:
         """The clipping norm of the next round."""
         return self._target.max_delta_norm if self._policy is None else self._policy.norm_bound

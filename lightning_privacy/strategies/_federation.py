@@ -20,6 +20,7 @@ from lightning_privacy.callbacks._processes import Processes
 from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError, PrivacyViolation
 from lightning_privacy.federated.aggregation import Aggregator
 from lightning_privacy.federated.algorithms import Algorithm, LocalTraining
+from lightning_privacy.federated.client_privacy import ClientPrivacy
 from lightning_privacy.federated.cohorts import CohortSampler
 from lightning_privacy.federated.contexts import ClientContext, RoundContext
 from lightning_privacy.federated.failures import SimulatedClientError, SimulatedFailures
@@ -34,6 +35,7 @@ from lightning_privacy.strategies._clients import Clients
 __all__ = ["ClientReport", "Federation", "Plan", "RoundResult"]
 
 _NORM = "delta_norm"
+_VOTES = "votes"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Plan:
         seed: Of everything random in a round.
         deterministic: Add in fixed point.
         persistent_optimizer: Clients keep the state of their optimizer from round to round.
+        privacy: Bounds and noises what clients send, as the last step of the pipeline.
     """
 
     cohorts: CohortSampler
@@ -61,6 +64,7 @@ class Plan:
     seed: int
     deterministic: bool
     persistent_optimizer: bool
+    privacy: ClientPrivacy | None = None
 
 
 @dataclass
@@ -117,7 +121,11 @@ class Federation:
         loop: Local training.
         clients: Who there is.
         processes: That train together.
+        cohort_seed: Of the cohorts; the run's seed, or a secret one where privacy counts on it.
         scaler_reset: Called before each client, where losses are scaled.
+
+    Raises:
+        ConfigurationError: Something sends more than the private sum, or the cohorts don't fit the aggregator.
     """
 
     def __init__(
@@ -128,6 +136,7 @@ class Federation:
         loop: LocalLoop,
         clients: Clients,
         processes: Processes,
+        cohort_seed: int,
         scaler_reset: Callable[[], None] | None = None,
     ) -> None:
         self._plan = plan
@@ -136,6 +145,7 @@ class Federation:
         self._loop = loop
         self.clients = clients
         self._processes = processes
+        self._cohort_seed = cohort_seed
         self._scaler_reset = scaler_reset
         self._delta = model.new_vector()
         self.memory: dict[int, dict[str, Tensor]] = {}
@@ -144,6 +154,15 @@ class Federation:
         plan.algorithm.begin(model, clients.count)
         expected = plan.cohorts.expected_size(clients.count)
         plan.aggregator.check(max(1, round(expected)))
+        self._extras = plan.algorithm.extra_sizes(model)
+        if plan.privacy is not None:
+            plan.privacy.check(plan.aggregator)
+            if self._extras:
+                raise ConfigurationError(
+                    f"{type(plan.algorithm).__name__} sums {', '.join(sorted(self._extras))} over the clients beside "
+                    "their deltas, which client privacy neither bounds nor noises: use FedAvg, FedProx or Ditto with it"
+                )
+            self._extras = {_VOTES: 1}
 
     def run(self, round_number: int) -> RoundResult:
         """Train the cohort of a round; the model holds the weights it held before when this returns.
@@ -155,7 +174,9 @@ class Federation:
             ConfigurationError: Fewer clients than ``min_clients`` are left; the cause is the first client's error.
         """
         plan, model = self._plan, self.model
-        cohort = plan.cohorts.draw(plan.seed, round_number, self.clients.count)
+        if plan.privacy is not None:
+            plan.privacy.charge(round_number)
+        cohort = plan.cohorts.draw(self._cohort_seed, round_number, self.clients.count)
         mine = self.clients.assign(cohort, self._processes.count)[self._processes.rank]
         tally = self._new_tally()
         reports: list[ClientReport] = []
@@ -189,7 +210,7 @@ class Federation:
         return Tally(
             size=model.size,
             num_counters=len(model.counters),
-            extras=plan.algorithm.extra_sizes(model),
+            extras=self._extras,
             device=model.device,
             dtype=model.dtype,
             exact=plan.deterministic,
@@ -253,6 +274,10 @@ class Federation:
         if not update.is_finite():
             report.failure = "its update is not finite"
             return
+        if plan.privacy is not None:
+            # The last step of all: whatever was done to the delta before is inside the bound.
+            update.delta, vote = plan.privacy.clip(update.delta)
+            update.extras[_VOTES] = vote.reshape(1)
         report.figures[_NORM] = float(update.delta.norm())
         tally.add(
             update.delta,
@@ -313,7 +338,9 @@ class Federation:
         plan = self._plan
         expected = plan.cohorts.expected_size(self.clients.count)
         context = RoundContext(plan.seed, round_number, len(cohort), expected, summed.received)
-        if plan.aggregator.linear or summed.received == 0:
+        if plan.privacy is not None:
+            aggregate = self._release(plan.privacy, round_number, summed)
+        elif plan.aggregator.linear or summed.received == 0:
             aggregate = summed.mean()
         else:
             rows = {client: row for share in self._processes.gather(tally.rows) for client, row in share.items()}
@@ -330,7 +357,19 @@ class Federation:
         figures = dict(context.log)
         figures[_NORM] = float(aggregate.norm())
         figures["cosine"] = summed.cosine()
-        return RoundResult(aggregate, summed.increments, cohort, reports, summed.loss, figures)
+        if plan.privacy is None:
+            return RoundResult(aggregate, summed.increments, cohort, reports, summed.loss, figures)
+        figures |= {"epsilon": plan.privacy.ledger.epsilon(), "max_delta_norm": plan.privacy.max_delta_norm}
+        # Counters are no part of the private sum; they stay as they are.
+        return RoundResult(aggregate, [0.0] * len(summed.increments), cohort, reports, summed.loss, figures)
+
+    def _release(self, privacy: ClientPrivacy, round_number: int, summed: CohortSum) -> Tensor:
+        """The private mean: one process adds the noise, and everybody gets the same."""
+        noisy = torch.zeros(self.model.size + 1, dtype=summed.total.dtype, device=summed.total.device)
+        if self._processes.leads:
+            noisy.copy_(privacy.noised(round_number, summed.total, summed.extras[_VOTES].sum()))
+        self._processes.add_up(noisy)
+        return privacy.settle(noisy)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, the same on every process; plain types and tensors."""
@@ -342,6 +381,7 @@ class Federation:
             "memory": self.memory,
             "personal": self._personal,
             "optimizers": self._optimizer_states,
+            "privacy": None if self._plan.privacy is None else self._plan.privacy.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -356,6 +396,13 @@ class Federation:
             ("seed", self._plan.seed),
         ):
             _refuse_other(name, now, state[name])
+        if (state["privacy"] is None) != (self._plan.privacy is None):
+            raise CheckpointError(
+                "client privacy began or ended between the checkpoint's run and this one, so no epsilon would hold for "
+                "the model: resume with the same client_privacy, or start a new run"
+            )
+        if self._plan.privacy is not None:
+            self._plan.privacy.load_state_dict(state["privacy"])
         self._plan.algorithm.load_state_dict(state["algorithm_state"])
         self.memory = {int(client): dict(kept) for client, kept in state["memory"].items()}
         self._personal = {int(client): dict(kept) for client, kept in state["personal"].items()}

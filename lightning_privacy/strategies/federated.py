@@ -3,11 +3,12 @@
 In each step of the trainer a cohort of clients is drawn, each is trained from the global weights with the module's own
 ``training_step`` and ``configure_optimizers``, and minus the aggregate of their changes becomes the gradient on which
 the server's optimizer steps (Reddi et al., "Adaptive Federated Optimization", 2021, algorithm 1). So ``global_step``
-counts rounds, and validation, loggers, checkpoints, early stopping and the progress bar work on the global model as always.
+counts rounds, and validation, loggers, checkpoints, early stopping and the progress bar work on the global model.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -25,7 +26,7 @@ from lightning_privacy._lightning import (
     Trainer,
     check_trainer,
 )
-from lightning_privacy._validate import positive_int
+from lightning_privacy._validate import non_negative_int, positive_int
 from lightning_privacy.callbacks._processes import processes_of
 from lightning_privacy.callbacks._trainer_rounds import (
     log_nothing,
@@ -37,6 +38,7 @@ from lightning_privacy.callbacks._trainer_rounds import (
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.federated.aggregation import Aggregator, WeightedMean
 from lightning_privacy.federated.algorithms import Algorithm
+from lightning_privacy.federated.client_privacy import ClientPrivacy
 from lightning_privacy.federated.cohorts import AllClients, CohortSampler, cohort_sampler
 from lightning_privacy.federated.failures import SimulatedFailures
 from lightning_privacy.federated.flat import FlatModel
@@ -44,6 +46,7 @@ from lightning_privacy.federated.local import LocalLoop, check_local_work
 from lightning_privacy.federated.partitions import Partition
 from lightning_privacy.federated.server import FedAvg, ServerOptimizer
 from lightning_privacy.federated.transforms import DeltaTransform
+from lightning_privacy.strategies._client_privacy import keep_journal, prepare_privacy, stop_when_spent
 from lightning_privacy.strategies._client_step import ClientStep, gradient_clip
 from lightning_privacy.strategies._clients import Clients, SharedOutClients, SiloClients
 from lightning_privacy.strategies._federated_checks import check_fit, check_optimizers
@@ -56,6 +59,7 @@ __all__ = ["FederatedStrategy"]
 
 _STATE_KEY = "lightning_privacy_federated"
 _DEFAULT_LOG_INTERVAL = 50
+_SECRET_BITS = 127
 
 
 class FederatedStrategy(DDPStrategy):
@@ -82,8 +86,10 @@ class FederatedStrategy(DDPStrategy):
         persistent_optimizer: Clients keep the state of their optimizer from round to round.
         failures: Simulated failures.
         min_clients: A round with fewer usable updates ends the fit with an error.
+        client_privacy: Differential privacy of whole clients.
         deterministic: Add up in fixed point: the same bits for any number of processes.
-        seed: Of partition, cohorts, order of batches and everything random inside a client.
+        seed: Of partition, cohorts, order of batches and everything random inside a client; 0 when None. With client
+            privacy, cohorts are drawn in secret unless a seed is given, and then it must be as secret as the data.
         **kwargs: Those of :class:`~lightning.pytorch.strategies.ParallelStrategy` and ``start_method``.
 
     Raises:
@@ -114,8 +120,9 @@ class FederatedStrategy(DDPStrategy):
         persistent_optimizer: bool = False,
         failures: SimulatedFailures | None = None,
         min_clients: int = 1,
+        client_privacy: ClientPrivacy | None = None,
         deterministic: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -131,15 +138,17 @@ class FederatedStrategy(DDPStrategy):
         self._personal = tuple(personal)
         self._plan = Plan(
             cohorts=AllClients() if everyone else cohort_sampler(client_sampling, cohort_size, client_weights),
-            aggregator=WeightedMean() if aggregator is None else aggregator,
+            aggregator=WeightedMean(weighted=client_privacy is None) if aggregator is None else aggregator,
             algorithm=Algorithm() if algorithm is None else algorithm,
             transforms=tuple(transforms),
             failures=failures,
             min_clients=positive_int(min_clients=min_clients),
-            seed=seed,
+            seed=non_negative_int(seed=0 if seed is None else seed),
             deterministic=deterministic,
             persistent_optimizer=persistent_optimizer,
+            privacy=client_privacy,
         )
+        self._secret_cohorts = client_privacy is not None and seed is None
         self._undo = ExitStack()
         self._federation: Federation | None = None
         self._clients: Clients | None = None
@@ -227,12 +236,21 @@ class FederatedStrategy(DDPStrategy):
         super().setup_optimizers(trainer)
         check_optimizers(self.optimizers, self.lr_scheduler_configs)
         self._client_optimizer = self.optimizers[0]
-        shared = FlatModel(self._module(), personal=self._personal).parameters
+        shared = self._flat_model().parameters
         made = self._server(shared)
         optimizer, scheduler = made if isinstance(made, tuple) else (made, None)
         self.optimizers = [optimizer]
         if scheduler is not None:
             self.lr_scheduler_configs.append(LRSchedulerConfig(scheduler, name="server", interval="step"))
+
+    def _flat_model(self) -> FlatModel:
+        return FlatModel(self._module(), personal=self._personal, statistics_only=self._plan.privacy is not None)
+
+    def _draw_cohort_seed(self, trainer: Trainer) -> int:
+        """A secret for the cohorts of this fit, the same on every process, where privacy counts on it."""
+        if not self._secret_cohorts:
+            return self._plan.seed
+        return processes_of(trainer).same(secrets.randbits(_SECRET_BITS))
 
     def _rounds_over(self, loader: Any) -> RoundLoader:
         """Take the user's loader apart into clients; Lightning goes over the rounds."""
@@ -267,17 +285,22 @@ class FederatedStrategy(DDPStrategy):
         )
         self._federation = Federation(
             self._plan,
-            FlatModel(module, personal=self._personal),
+            self._flat_model(),
             self._client_optimizer,
             loop,
             self._clients,
             processes_of(trainer),
+            self._draw_cohort_seed(trainer),
             None if scaler is None or initial is None else lambda: scaler.load_state_dict(initial),
         )
         if state is None and self._restored is not None:
             state, self._restored = self._restored, None
+        if self._plan.privacy is not None:
+            prepare_privacy(self._plan.privacy, trainer, self._clients.count, self._plan.cohorts)
         if state is not None:
             self._federation.load_state_dict(state)
+        if self._plan.privacy is not None:
+            keep_journal(self._plan.privacy, trainer)
         return self._federation
 
     @override
@@ -297,11 +320,13 @@ class FederatedStrategy(DDPStrategy):
         finally:
             self._training_client = False
         batch.cohort = self._result.cohort
-        self._align_logs(trainer, batch)
+        self._align_logs(trainer)
+        if self._plan.privacy is not None:
+            stop_when_spent(self._plan.privacy, trainer)
         self._report(module, batch.number, self._result)
         return torch.tensor(self._result.loss, device=self.root_device)
 
-    def _align_logs(self, trainer: Trainer, batch: Round) -> None:
+    def _align_logs(self, trainer: Trainer) -> None:
         """Let a process that trained no client log the same names as the others."""
         processes = processes_of(trainer)
         if processes.several:

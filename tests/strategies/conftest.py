@@ -41,7 +41,9 @@ def linear_data(num_examples: int = 24, seed: int = 0) -> TensorDataset:
 class Regression(LightningModule):
     """Two layers; every step's batch size and round are kept."""
 
-    def __init__(self, optimizer: Callable[[Any], Any] | None = None, *, norm: bool = False, dropout: float = 0) -> None:
+    def __init__(
+        self, optimizer: Callable[[Any], Any] | None = None, *, norm: bool = False, dropout: float = 0
+    ) -> None:
         super().__init__()
         torch.manual_seed(3)
         middle: list[nn.Module] = [nn.BatchNorm1d(4)] if norm else []
@@ -94,7 +96,9 @@ class Tools:
     parts = staticmethod(parts_of)
 
     @staticmethod
-    def fit(strategy: Any, module: LightningModule, dataset: Any = None, *, batch_size: int = 64, **options: Any) -> Any:
+    def fit(
+        strategy: Any, module: LightningModule, dataset: Any = None, *, batch_size: int = 64, **options: Any
+    ) -> Any:
         trainer = quiet_trainer(strategy=strategy, **options)
         trainer.fit(module, DataLoader(dataset or linear_data(), batch_size=batch_size, shuffle=True))
         return trainer

@@ -107,9 +107,7 @@ def test_scaffold_is_algorithm_1_with_option_2(tools):
         for _ in range(steps):
             found = gradients(module, y, batch)
             y = [w - LR * (g - ci + cs) for w, g, ci, cs in zip(y, found, own[client], c, strict=True)]
-        new = [
-            ci - cs + (a - b) / (steps * LR) for ci, cs, a, b in zip(own[client], c, x, y, strict=True)
-        ]
+        new = [ci - cs + (a - b) / (steps * LR) for ci, cs, a, b in zip(own[client], c, x, y, strict=True)]
         changes.append([n - ci for n, ci in zip(new, own[client], strict=True)])
         own[client] = new
         return y
@@ -168,7 +166,9 @@ def test_ditto_trains_a_model_of_its_own_and_leaves_the_global_one_alone(tools):
 
     expected = by_hand(tools, PARTITION, 3, lambda client: 4, local, average)
     module = tools.Regression()
-    strategy = FederatedStrategy(partition=PARTITION, cohort_size=3, local_epochs=4, algorithm=Ditto(strength), seed=SEED)
+    strategy = FederatedStrategy(
+        partition=PARTITION, cohort_size=3, local_epochs=4, algorithm=Ditto(strength), seed=SEED
+    )
     tools.fit(strategy, module, max_epochs=ROUNDS)
     torch.testing.assert_close(tools.flat(module), expected, rtol=1e-12, atol=1e-14)
     kept = strategy.client_memory()

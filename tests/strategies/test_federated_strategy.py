@@ -14,11 +14,15 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from lightning_privacy._lightning import Callback, ModelCheckpoint, Trainer
 from lightning_privacy.errors import CheckpointError, ConfigurationError, UnsupportedError
-from lightning_privacy.federated.algorithms import Scaffold
+from lightning_privacy.federated.algorithms import Algorithm, Scaffold
+from lightning_privacy.federated.cohorts import CohortSampler
 from lightning_privacy.federated.failures import SimulatedFailures
+from lightning_privacy.federated.keyed import generator as keyed
 from lightning_privacy.federated.partitions import DirichletPartition, IIDPartition
 from lightning_privacy.federated.server import FedAdam
+from lightning_privacy.federated.tally import Tally
 from lightning_privacy.strategies import FederatedStrategy
+from lightning_privacy.strategies._federated_checks import check_optimizers
 
 FOUR = IIDPartition(4)
 
@@ -49,7 +53,9 @@ def test_rounds_are_steps_and_the_rest_of_lightning_works(tools, tmp_path):
         accumulate_grad_batches=2,
         gradient_clip_val=0.5,
     )
-    trainer.fit(module, DataLoader(tools.data(), batch_size=4, shuffle=True), DataLoader(tools.data(8, 1), batch_size=8))
+    trainer.fit(
+        module, DataLoader(tools.data(), batch_size=4, shuffle=True), DataLoader(tools.data(8, 1), batch_size=8)
+    )
     assert trainer.global_step == 6
     assert trainer.current_epoch == 2
     assert [len(cohort) for cohort in recorder.cohorts] == [2] * 6
@@ -66,7 +72,7 @@ def test_the_loss_that_is_logged_is_the_mean_over_all_local_batches(tools):
 
     def loss(batch: Any) -> Any:
         found = usual(batch)
-        seen.append((float(found), len(batch[0])))
+        seen.append((float(found.detach()), len(batch[0])))
         return found
 
     module.loss = loss
@@ -82,9 +88,6 @@ def test_accumulation_and_clipping_are_those_of_a_clients_step(tools):
     reference = tools.Regression()
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
     half = len(dataset) // 2
-    generator = torch.Generator()
-    from lightning_privacy.federated.keyed import generator as keyed
-
     generator = keyed(5, "order", 0, 0, 0)
     order = torch.from_numpy(parts[0])[torch.randperm(len(dataset), generator=generator)]
     for rows in (order[:half], order[half:]):
@@ -108,25 +111,17 @@ def test_p39_nothing_of_one_client_reaches_another(tools, kind):
     """Two clients with other data first: what the last one sends must not depend on who was trained before it."""
 
     def delta_of_last(clients_before: int) -> torch.Tensor:
-        class Spy(Scaffold):
-            pass
-
         found = []
         module = tools.Regression(
-            lambda parameters: torch.optim.Adam(parameters, lr=0.05), norm=kind == "buffers",
+            lambda parameters: torch.optim.Adam(parameters, lr=0.05),
+            norm=kind == "buffers",
             dropout=0.5 if kind == "randomness" else 0.0,
         )
-        from lightning_privacy.federated.algorithms import Algorithm
 
         class Keep(Algorithm):
             def after_client(self, local: Any, update: Any) -> None:
                 if local.client == 3:
                     found.append((update.delta.clone(), random.random(), np.random.rand()))
-
-        class Cohorts:
-            pass
-
-        from lightning_privacy.federated.cohorts import CohortSampler
 
         class Chosen(CohortSampler):
             def choose(self, generator: Any, num_clients: int) -> Any:
@@ -173,7 +168,7 @@ def test_p43_a_resumed_run_is_the_uninterrupted_one(tools, tmp_path, stateful):
         return module, trainer
 
     whole, trainer = fit(4)
-    half, stopped = fit(2)
+    _, stopped = fit(2)
     stopped.save_checkpoint(tmp_path / "half.ckpt")
     resumed, again = fit(4, tmp_path / "half.ckpt")
     assert again.global_step == trainer.global_step == 12
@@ -183,17 +178,17 @@ def test_p43_a_resumed_run_is_the_uninterrupted_one(tools, tmp_path, stateful):
 
 
 def test_resuming_in_the_middle_of_an_epoch_goes_on_with_the_next_round(tools, tmp_path):
-    def fit(**options: Any) -> tuple[Any, Trainer, Recorder]:
+    def fit(ckpt_path: Any = None) -> tuple[Any, Trainer, Recorder]:
         module, recorder = tools.Regression(), Recorder()
-        path = options.pop("ckpt_path", None)
-        trainer = tools.trainer(strategy=strategy(rounds_per_epoch=4), max_epochs=2, callbacks=[recorder], **options)
-        trainer.fit(module, DataLoader(tools.data(), batch_size=4), ckpt_path=path)
+        saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer = tools.trainer(
+            strategy=strategy(rounds_per_epoch=4), max_epochs=2, callbacks=[recorder, saver], enable_checkpointing=True
+        )
+        trainer.fit(module, DataLoader(tools.data(), batch_size=4), ckpt_path=ckpt_path)
         return module, trainer, recorder
 
     whole, _, all_rounds = fit()
-    _, stopped, _ = fit(max_steps=6)
-    stopped.save_checkpoint(tmp_path / "middle.ckpt")
-    resumed, trainer, rest = fit(ckpt_path=tmp_path / "middle.ckpt")
+    resumed, trainer, rest = fit(tmp_path / "step=6.ckpt")
     assert trainer.global_step == 8
     assert rest.cohorts == all_rounds.cohorts[6:]
     assert torch.equal(tools.flat(resumed), tools.flat(whole))
@@ -311,8 +306,6 @@ def test_a_schedule_by_epochs_moves_the_clients_learning_rate(tools):
 
 
 def test_exact_sums_do_not_depend_on_the_order(tools):
-    from lightning_privacy.federated.tally import Tally
-
     deltas = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
     sums = []
     for order in (range(6), reversed(range(6))):
@@ -325,13 +318,6 @@ def test_exact_sums_do_not_depend_on_the_order(tools):
     torch.testing.assert_close(sums[0], (weights @ deltas) / weights.sum(), rtol=1e-5, atol=1e-7)
 
 
-class _TwoOptimizers:
-    @staticmethod
-    def make(parameters: Any) -> Any:
-        chosen = list(parameters)
-        return [torch.optim.SGD(chosen[:1], lr=0.1), torch.optim.SGD(chosen[1:], lr=0.1)]
-
-
 def batch_schedule(parameters: Any) -> Any:
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10)
@@ -341,18 +327,29 @@ def batch_schedule(parameters: Any) -> Any:
 @pytest.mark.parametrize(
     ("optimizer", "trainer", "named"),
     [
-        (_TwoOptimizers.make, {}, "2 optimizers"),
         (batch_schedule, {}, "interval='step'"),
         (lambda p: torch.optim.LBFGS(p), {}, "LBFGS"),
         (None, {"overfit_batches": 1}, "overfit_batches"),
         (None, {"reload_dataloaders_every_n_epochs": 1}, "reload_dataloaders_every_n_epochs"),
         (None, {"sync_batchnorm": True}, "sync_batchnorm"),
     ],
-    ids=["two optimizers", "batch schedule", "lbfgs", "overfit", "reload", "sync"],
+    ids=["batch schedule", "lbfgs", "overfit", "reload", "sync"],
 )
 def test_what_rounds_do_not_have_is_refused(tools, optimizer, trainer, named):
     with pytest.raises(UnsupportedError, match=named):
         tools.fit(strategy(), tools.Regression(optimizer), **trainer)
+
+
+def test_two_optimizers_are_refused(tools):
+    def two(parameters: Any) -> Any:
+        chosen = list(parameters)
+        return [torch.optim.SGD(chosen[:1], lr=0.1), torch.optim.SGD(chosen[1:], lr=0.1)]
+
+    with pytest.raises(RuntimeError, match="multiple optimizers"):  # Lightning says so first
+        tools.fit(strategy(), tools.Regression(two))
+    optimizers = two(tools.Regression().parameters())
+    with pytest.raises(UnsupportedError, match="2 optimizers"):
+        check_optimizers(optimizers, [])
 
 
 def test_manual_optimisation_is_refused(tools):

@@ -1,0 +1,63 @@
+"""Client-level privacy in a fit: how many rounds it is planned for, where it is written down, when it stops."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from lightning_privacy._lightning import Trainer, rank_zero_info
+from lightning_privacy.callbacks._step_journal import journal_path
+from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.federated.client_privacy import ClientPrivacy
+from lightning_privacy.federated.cohorts import CohortSampler
+
+__all__ = ["keep_journal", "prepare_privacy", "stop_when_spent"]
+
+_FIGURES = (
+    "Losses of clients that are logged while training (train loss, federated/loss and its spread) are computed on "
+    "their data without noise; epsilon is about the model, not about publishing them."
+)
+
+
+def prepare_privacy(privacy: ClientPrivacy, trainer: Trainer, num_clients: int, cohorts: CohortSampler) -> None:
+    """Plan the rounds of a fit.
+
+    Args:
+        privacy: The user's.
+        trainer: Its limits say how many rounds there will be.
+        num_clients: Of the federation.
+        cohorts: How they are drawn.
+
+    Raises:
+        ConfigurationError: Noise is to be chosen for a fit without an end.
+    """
+    rounds = trainer.estimated_stepping_batches
+    if not privacy.planned and privacy.needs_calibration and math.isinf(rounds):
+        raise ConfigurationError(
+            "client_privacy has an epsilon and no noise_multiplier, and the trainer has no end (max_epochs=-1): set "
+            "max_epochs or max_steps, or give noise_multiplier too, and training stops at epsilon"
+        )
+    left = 1 if math.isinf(rounds) else max(1, int(rounds) - trainer.global_step)
+    privacy.plan(num_clients, cohorts, left)
+    privacy.ledger.add_caveat(_FIGURES)
+
+
+def keep_journal(privacy: ClientPrivacy, trainer: Trainer) -> None:
+    """Write every round down before it happens, where checkpoints are written that would not know of it."""
+    folder = trainer.log_dir or trainer.default_root_dir
+    if trainer.checkpoint_callbacks:
+        path = Path(journal_path(folder, privacy.run_id))
+        if trainer.is_global_zero:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        trainer.strategy.barrier("federated journal")
+        privacy.keep_journal(path, write=trainer.is_global_zero)
+
+
+def stop_when_spent(privacy: ClientPrivacy, trainer: Trainer) -> None:
+    """End training after the round that was the last one within the budget."""
+    if not privacy.affords_round() and not trainer.should_stop:
+        rank_zero_info(
+            f"client_privacy: the next round would exceed epsilon={privacy.ledger.budget:g}; training stops at "
+            f"{privacy.ledger.epsilon():.4g}"
+        )
+        trainer.should_stop = True
