@@ -11,8 +11,9 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +62,8 @@ class AdultDataModule(InMemoryDataModule):
         batch_size: Rows of a training batch.
         eval_batch_size: Rows of a validation or test batch.
         val_size: How many of the held-out rows are for validation, stratified; with 0 there is none.
+        resample: Options of :func:`~lightning_privacy.sampling.resample` for the training data; its ``groups``
+            may be ``"sex"`` or ``"race"``. None: as they are.
 
     Raises:
         ConfigurationError: A file is missing or a line can't be read; the message names file and line.
@@ -72,6 +75,7 @@ class AdultDataModule(InMemoryDataModule):
 
     num_features: int = NUM_FEATURES
     collate = staticmethod(_collate)
+    fields = AdultBatch._fields
 
     def __init__(
         self,
@@ -79,8 +83,9 @@ class AdultDataModule(InMemoryDataModule):
         batch_size: int = 1024,
         eval_batch_size: int = 4096,
         val_size: int = 2000,
+        resample: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size)
+        super().__init__(batch_size, eval_batch_size, resample)
         self.root = Path(root)
         self.val_size = val_size
 

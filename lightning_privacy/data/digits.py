@@ -15,6 +15,9 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
@@ -42,6 +45,7 @@ class DigitsDataModule(InMemoryDataModule):
         eval_batch_size: Examples of a validation or test batch.
         image_size: Height and width in pixels after scaling up.
         val_size: How many of the 360 held-out images are for validation; with 0 there is none.
+        resample: Options of :func:`~lightning_privacy.sampling.resample` for the training data; None: as they are.
 
     Raises:
         ConfigurationError: An argument is out of range.
@@ -53,9 +57,14 @@ class DigitsDataModule(InMemoryDataModule):
     """
 
     def __init__(
-        self, batch_size: int = 512, eval_batch_size: int = 512, image_size: int = 28, val_size: int = 90
+        self,
+        batch_size: int = 512,
+        eval_batch_size: int = 512,
+        image_size: int = 28,
+        val_size: int = 90,
+        resample: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size)
+        super().__init__(batch_size, eval_batch_size, resample)
         self.image_size = positive_int(image_size=image_size)
         self.val_size = val_size
 

@@ -15,9 +15,9 @@ Example:
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -26,6 +26,7 @@ from typing_extensions import override
 from lightning_privacy._lightning import LightningDataModule
 from lightning_privacy._validate import positive_int
 from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.sampling.resample import ResampledDataset, resample
 
 __all__ = ["GatheredBatch", "InMemoryDataModule", "InMemoryDataset", "Splits", "collate"]
 
@@ -115,13 +116,22 @@ class InMemoryDataModule(LightningDataModule):
     Args:
         batch_size: Examples of a training batch.
         eval_batch_size: Examples of a validation or test batch.
+        resample: Options of :func:`~lightning_privacy.sampling.resample`, by which the training data are drawn once, as
+            ``{"replacement": False}``; ``groups`` may be one of ``fields``. None: as they are. Not for private
+            training, which wants a :class:`~lightning_privacy.sampling.BalancedSampler`.
+
+    Attributes:
+        fields: What the tensors of the data set are called.
 
     Raises:
         ConfigurationError: A batch size is not a whole number above 0.
     """
 
-    def __init__(self, batch_size: int, eval_batch_size: int) -> None:
+    fields: ClassVar[tuple[str, ...]] = ("inputs", "labels")
+
+    def __init__(self, batch_size: int, eval_batch_size: int, resample: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        self.resample = resample
         self.batch_size = positive_int(batch_size=batch_size)
         self.eval_batch_size = positive_int(eval_batch_size=eval_batch_size)
         self._splits: Splits | None = None
@@ -144,9 +154,21 @@ class InMemoryDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         self._splits = self.splits
 
+    def _train_dataset(self) -> InMemoryDataset | ResampledDataset[tuple[torch.Tensor, ...]]:
+        train = self.splits.train
+        if self.resample is None:
+            return train
+        options = dict(self.resample)
+        groups = options.get("groups")
+        if isinstance(groups, str):
+            if groups not in self.fields:
+                raise ConfigurationError(f"resample.groups must be one of {', '.join(self.fields)}, got {groups!r}")
+            options["groups"] = train.tensors[self.fields.index(groups)]
+        return resample(train, **{"labels": train.tensors[self.fields.index("labels")]} | options)
+
     @override
     def train_dataloader(self) -> DataLoader[tuple[torch.Tensor, ...]]:
-        return DataLoader(self.splits.train, batch_size=self.batch_size, shuffle=True, collate_fn=self.collate)
+        return DataLoader(self._train_dataset(), batch_size=self.batch_size, shuffle=True, collate_fn=self.collate)
 
     def _eval_dataloader(self, dataset: InMemoryDataset) -> DataLoader[tuple[torch.Tensor, ...]]:
         return DataLoader(dataset, batch_size=self.eval_batch_size, collate_fn=self.collate)

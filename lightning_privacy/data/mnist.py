@@ -12,9 +12,9 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class MNISTDataModule(InMemoryDataModule):
         download: Whether to download into ``root`` when files are missing.
         features: Maps images to features, each image's from that image alone, such as :class:`ScatteringFeatures`; they
             are computed once and take the images' place. None: the pixels.
+        resample: Options of :func:`~lightning_privacy.sampling.resample` for the training data; None: as they are.
 
     Raises:
         ConfigurationError: Files are missing and can't be downloaded, or are no idx files.
@@ -68,8 +69,9 @@ class MNISTDataModule(InMemoryDataModule):
         val_size: int = 1000,
         download: bool = True,
         features: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        resample: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size)
+        super().__init__(batch_size, eval_batch_size, resample)
         self.root = Path(root)
         self.val_size = val_size
         self.download = download
