@@ -14,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_privacy._lightning import Callback, CheckpointIO, LightningDataModule, LightningModule, Logger, Trainer
 from lightning_privacy.callbacks import DifferentialPrivacy
+from lightning_privacy.federated import Partition
 from lightning_privacy.plugins import AtomicCheckpointIO
+from lightning_privacy.strategies import FederatedStrategy
 
 CONF = Path(lightning_privacy.conf.__file__).parent
 # What an entry of each group must be an instance of, once built.
@@ -63,6 +65,7 @@ def test_the_default_is_private_digits_at_epsilon_3(tmp_path):
         *(f"trainer={option}" for option in _options("trainer") if option != "gpu"),
         *(f"paths={option}" for option in _options("paths") if option != "default"),
         *(f"+noise={option}" for option in _options("noise")),
+        *(f"strategy={option}" for option in _options("strategy")),
         "callbacks.privacy.clipping=adaptive",
         "model.optimizer._target_=torch.optim.RMSprop",
         "callbacks.privacy.epsilon=8",
@@ -89,7 +92,27 @@ def test_the_gpu_trainer_is_the_cpu_trainer_on_another_device(tmp_path):
 def test_no_file_is_left_out():
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")}
     tested = {".", "data", "model", "model/optimizer", "model/scheduler", "logger", "callbacks", "experiment"}
-    assert groups == tested | {"trainer", "paths", "hydra", "noise"}
+    assert groups == tested | {"trainer", "paths", "hydra", "noise", "strategy", "partition"}
+
+
+@pytest.mark.parametrize("option", _options("partition"))
+def test_every_partition_builds(tmp_path, option):
+    path = tmp_path / "clients.json"
+    path.write_text("[[0], [1]]")
+    needed = [f"trainer.strategy.partition.path={path}"] if option == "file" else []
+    # In either order, and inside the trainer.
+    for overrides in (["strategy=federated", f"partition={option}"], [f"partition={option}", "strategy=federated"]):
+        config = _compose(tmp_path, *overrides, *needed)
+        strategy = instantiate(config.trainer).strategy
+        assert isinstance(strategy, FederatedStrategy)
+        made = instantiate(config.trainer.strategy.partition)
+        assert made is None if option == "silos" else isinstance(made, Partition)
+        assert config.trainer.strategy.cohort_size == (None if option == "silos" else 10)
+
+
+def test_a_partition_without_the_strategy_is_named(tmp_path):
+    with pytest.raises(ConfigCompositionException, match="partition"):
+        _compose(tmp_path, "partition=dirichlet")
 
 
 def test_without_privacy_there_is_no_privacy_callback(tmp_path):

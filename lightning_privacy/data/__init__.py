@@ -13,6 +13,7 @@ from lightning_privacy.data.features import ScatteringFeatures, compute_features
 from lightning_privacy.data.in_memory import InMemoryDataModule, InMemoryDataset, Splits
 from lightning_privacy.data.mnist import FashionMNISTDataModule, MNISTDataModule
 from lightning_privacy.data.scattering import Scattering2d
+from lightning_privacy.data.shakespeare import ShakespeareDataModule, SpeakerDataset
 
 __all__ = [
     "AdultDataModule",
@@ -24,6 +25,8 @@ __all__ = [
     "MNISTDataModule",
     "Scattering2d",
     "ScatteringFeatures",
+    "ShakespeareDataModule",
+    "SpeakerDataset",
     "Splits",
     "compute_features",
 ]

@@ -1,7 +1,7 @@
 """What stands in a data set beside the inputs: its labels, or a column by name, for all examples at once.
 
 Reading a label by loading its example takes a Python call and often a decoded image per example, so labels are taken
-from where data sets keep them: an attribute, the last tensor, the parts of a subset or of a concatenation.
+from where data sets keep them: an attribute, the second tensor, the parts of a subset or of a concatenation.
 
 Example:
     >>> import torch
@@ -32,8 +32,8 @@ _LABELS = ("targets", "labels")
 def labels_of(dataset: Any) -> npt.NDArray[Any]:
     """The label of each example of a data set, shape ``(num_examples,)``.
 
-    Found are: an attribute ``targets`` or ``labels`` of the right length (torchvision's data sets have one); the last
-    of several ``tensors``, as of a ``TensorDataset``, where it holds one whole number per example; and the labels of
+    Found are: an attribute ``targets`` or ``labels`` of the right length (torchvision's data sets have one); the second
+    of two ``tensors``, as of a ``TensorDataset``, where it holds one whole number per example; and the labels of
     what a ``Subset`` or a ``ConcatDataset`` is made of.
 
     Raises:
@@ -61,7 +61,8 @@ def _labels(dataset: Any) -> npt.NDArray[Any] | None:
         if column is not None:
             return column
     tensors = list(getattr(dataset, "tensors", ()))
-    if len(tensors) > 1 and tensors[-1].ndim == 1 and not tensors[-1].dtype.is_floating_point:
+    # Of three or more, the last may as well be a group or a weight.
+    if len(tensors) == 2 and tensors[-1].ndim == 1 and not tensors[-1].dtype.is_floating_point:  # noqa: PLR2004
         return label_array(tensors[-1])
     return None
 

@@ -6,9 +6,10 @@ batch.
 
 from __future__ import annotations
 
+from lightning_privacy.models.char_gru import CharGRU
 from lightning_privacy.models.classifier import Classifier
 from lightning_privacy.models.mlp import MLP
 from lightning_privacy.models.papernot_cnn import PapernotCNN
 from lightning_privacy.models.persona_net import PersonaNet
 
-__all__ = ["MLP", "Classifier", "PapernotCNN", "PersonaNet"]
+__all__ = ["MLP", "CharGRU", "Classifier", "PapernotCNN", "PersonaNet"]

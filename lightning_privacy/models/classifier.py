@@ -95,6 +95,8 @@ class Classifier(LightningModule):
         inputs, labels = batch[0], batch[1]
         logits = self(inputs)
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        if losses.ndim > 1:  # several labels per example, such as those of a text
+            losses = losses.flatten(1).mean(1)
         loss = losses.mean()
         accuracy: Any = self._accuracies[f"{stage}_acc"]
         accuracy(logits.detach(), labels)
