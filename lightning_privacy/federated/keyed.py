@@ -21,6 +21,7 @@ Example:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Iterator
@@ -34,7 +35,14 @@ import torch
 from lightning_privacy._validate import non_negative_int
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["client_randomness", "derive_seed", "generator", "numpy_generator"]
+__all__ = [
+    "client_randomness",
+    "derive_seed",
+    "generator",
+    "kept_randomness",
+    "numpy_generator",
+    "seed_client",
+]
 
 _DOMAIN = b"lp federated"  # keeps these seeds apart from those of samplers with the same number
 _SEED_BYTES = 16
@@ -125,23 +133,20 @@ def client_randomness(seed: int, round_number: int, client: int) -> Iterator[Non
         >>> random.getstate() == before
         True
     """
-    key = ("client", round_number, client)
-    torch_seed = _low_bits(derive_seed(seed, *key, "torch"))
-    numpy_seed = derive_seed(seed, *key, "numpy")
-    python_seed = derive_seed(seed, *key, "random")
+    with kept_randomness():
+        seed_client(seed, round_number, client)
+        yield
+
+
+@contextmanager
+def kept_randomness() -> Iterator[None]:
+    """Put the global generators back at the end of a block, where many clients are seeded one after the other."""
     accelerator = _accelerator()
     torch_state = torch.default_generator.get_state()
     accelerator_state = None if accelerator is None else accelerator.get_rng_state()
     numpy_state = np.random.get_state(legacy=False)
     python_state = random.getstate()
     try:
-        # torch.manual_seed would seed every accelerator as well, and queue a call where none is initialised.
-        torch.default_generator.manual_seed(torch_seed)
-        if accelerator is not None:
-            accelerator.manual_seed(torch_seed)
-        words = [numpy_seed >> 32 * word & 0xFFFFFFFF for word in range(_NUMPY_WORDS)]
-        np.random.seed(words)
-        random.seed(python_seed)
         yield
     finally:
         random.setstate(python_state)
@@ -151,15 +156,39 @@ def client_randomness(seed: int, round_number: int, client: int) -> Iterator[Non
         torch.default_generator.set_state(torch_state)
 
 
+def seed_client(seed: int, round_number: int, client: int) -> None:
+    """Seed the global generators by (seed, round, client); inside :func:`kept_randomness`.
+
+    Args:
+        seed: The run's seed, a whole number >= 0.
+        round_number: The round.
+        client: The client.
+    """
+    key = ("client", round_number, client)
+    torch_seed = _low_bits(derive_seed(seed, *key, "torch"))
+    numpy_seed = derive_seed(seed, *key, "numpy")
+    # torch.manual_seed would seed every accelerator as well, and queue a call where none is initialised.
+    torch.default_generator.manual_seed(torch_seed)
+    accelerator = _accelerator()
+    if accelerator is not None:
+        accelerator.manual_seed(torch_seed)
+    np.random.seed([numpy_seed >> 32 * word & 0xFFFFFFFF for word in range(_NUMPY_WORDS)])
+    random.seed(derive_seed(seed, *key, "random"))
+
+
 def _low_bits(seed: int) -> int:
     return seed & ((1 << _TORCH_BITS) - 1)
 
 
-def _accelerator() -> Any:
-    """The module of the current accelerator (``torch.cuda``, ...), if there is one and it has been initialised."""
+@functools.cache
+def _accelerator_module() -> Any:
+    """The module of the current accelerator (``torch.cuda``, ...); asking for it loads libraries, so once is enough."""
     device = torch.accelerator.current_accelerator(check_available=True)
-    if device is None:
-        return None
-    module = torch.get_device_module(device)
+    return None if device is None else torch.get_device_module(device)
+
+
+def _accelerator() -> Any:
+    """The module of the current accelerator, if there is one and it has been initialised."""
+    module = _accelerator_module()
     initialised = getattr(module, "is_initialized", None)
     return module if initialised is None or initialised() else None

@@ -111,6 +111,7 @@ class Tally:
         increments: Sequence[float],
         extras: Mapping[str, Tensor],
         loss: float,
+        norm: float | None = None,
         client: int = 0,
     ) -> None:
         """Take in one client.
@@ -121,6 +122,7 @@ class Tally:
             increments: Of the model's counters.
             extras: Further vectors, of the names and sizes given to the constructor.
             loss: Its loss.
+            norm: Of the delta, where it is known.
             client: Its number, where rows are kept.
 
         Raises:
@@ -131,7 +133,7 @@ class Tally:
                 f"client {client} sent the extra vectors {sorted(extras)}, and {sorted(self._extras)} were expected"
             )
         head, counters, total, directions, *further = self._parts
-        norm = float(delta.norm())
+        norm = float(delta.norm()) if norm is None else norm
         if self._keep_rows:
             self.rows[client] = (delta.clone(), weight)
         figures = torch.tensor([weight, 1.0, weight * loss], dtype=torch.float64)

@@ -25,7 +25,7 @@ from lightning_privacy.federated.cohorts import CohortSampler
 from lightning_privacy.federated.contexts import ClientContext, RoundContext
 from lightning_privacy.federated.failures import SimulatedClientError, SimulatedFailures
 from lightning_privacy.federated.flat import FlatModel
-from lightning_privacy.federated.keyed import client_randomness
+from lightning_privacy.federated.keyed import kept_randomness, seed_client
 from lightning_privacy.federated.local import LocalLoop
 from lightning_privacy.federated.tally import CohortSum, Tally
 from lightning_privacy.federated.transforms import DeltaTransform
@@ -183,19 +183,20 @@ class Federation:
         errors: list[Exception] = []
         model.remember()
         touched: list[int] = []
-        for client in mine:
-            report = ClientReport(client, self.clients.num_examples(client))
-            reports.append(report)
-            try:
-                self._train(client, round_number, report, tally)
-                touched.append(client)
-            except LightningPrivacyError:
-                raise
-            except Exception as error:  # noqa: BLE001 - a client that raises is a client that failed; reported below
-                report.failure = f"{type(error).__name__}: {error}"
-                errors.append(error)
-            finally:
-                model.restore()
+        with kept_randomness():
+            for client in mine:
+                report = ClientReport(client, self.clients.num_examples(client))
+                reports.append(report)
+                try:
+                    self._train(client, round_number, report, tally)
+                    touched.append(client)
+                except LightningPrivacyError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - a client that raises has failed; reported below
+                    report.failure = f"{type(error).__name__}: {error}"
+                    errors.append(error)
+                finally:
+                    model.restore()
         self._optimizer.state.clear()
         summed = tally.finish(self._processes.add_up)
         everyone = sorted(
@@ -246,41 +247,42 @@ class Federation:
             return None if found is None else float(found)
 
         local.train_again = train_again
-        with client_randomness(plan.seed, round_number, client):
-            if plan.algorithm.needs_initial_loss or plan.aggregator.needs_initial_loss:
-                report.figures["initial_loss"] = self._loop.evaluate(epoch_of(0))
-            plan.algorithm.before_client(local)
-            loss = self._loop.run(local, epoch_of, plan.algorithm)
-            update = ClientUpdate(
-                client,
-                model.delta(self._delta),
-                num_examples=report.num_examples,
-                num_steps=local.num_steps,
-                metrics={"loss": math.nan if loss is None else float(loss), **report.figures},
-            )
-            increments = model.increments()
-            personal = model.give_personal()
-            kept_optimizer = _on_cpu(self._optimizer.state_dict()["state"]) if plan.persistent_optimizer else None
-            plan.algorithm.after_client(local, update)
-            context = ClientContext(
-                plan.seed, round_number, client, report.num_examples, memory=memory, log=report.figures
-            )
-            for transform in plan.transforms:
-                update.delta = transform.on_client(update.delta, context)
+        seed_client(plan.seed, round_number, client)
+        if plan.algorithm.needs_initial_loss or plan.aggregator.needs_initial_loss:
+            report.figures["initial_loss"] = self._loop.evaluate(epoch_of(0))
+        plan.algorithm.before_client(local)
+        loss = self._loop.run(local, epoch_of, plan.algorithm)
+        update = ClientUpdate(
+            client,
+            model.delta(self._delta),
+            num_examples=report.num_examples,
+            num_steps=local.num_steps,
+            metrics={"loss": math.nan if loss is None else float(loss), **report.figures},
+        )
+        increments = model.increments()
+        personal = model.give_personal()
+        kept_optimizer = _on_cpu(self._optimizer.state_dict()["state"]) if plan.persistent_optimizer else None
+        plan.algorithm.after_client(local, update)
+        context = ClientContext(plan.seed, round_number, client, report.num_examples, memory=memory, log=report.figures)
+        for transform in plan.transforms:
+            update.delta = transform.on_client(update.delta, context)
         if failure == "nan":
             update.delta = torch.full_like(update.delta, math.nan)
         report.num_steps, report.loss = update.num_steps, update.metrics["loss"]
         report.seconds = time.perf_counter() - began
-        if not update.is_finite():
+        norm = float(update.delta.norm())
+        if not math.isfinite(norm) or not all(bool(extra.isfinite().all()) for extra in update.extras.values()):
             report.failure = "its update is not finite"
             return
         if plan.privacy is not None:
             # The last step of all: whatever was done to the delta before is inside the bound.
             update.delta, vote = plan.privacy.clip(update.delta)
             update.extras[_VOTES] = vote.reshape(1)
-        report.figures[_NORM] = float(update.delta.norm())
+            norm = min(norm, plan.privacy.max_delta_norm)
+        report.figures[_NORM] = norm
         tally.add(
             update.delta,
+            norm=norm,
             weight=plan.aggregator.weight(update),
             increments=increments,
             extras=update.extras,
