@@ -19,10 +19,16 @@ from lightning_privacy._lightning import (
 from lightning_privacy.callbacks._precision_support import check_precision
 from lightning_privacy.callbacks._strategy_support import check_strategy
 from lightning_privacy.callbacks._trainer import is_compiled, uses_dataloader_iter
-from lightning_privacy.errors import UnsupportedError
+from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients.inspection import refuse_optimizer
 
-__all__ = ["check_batches_are_given", "check_callbacks", "check_optimizers", "check_trainer_settings"]
+__all__ = [
+    "check_augmentation",
+    "check_batches_are_given",
+    "check_callbacks",
+    "check_optimizers",
+    "check_trainer_settings",
+]
 
 _SEARCHES = (pl.callbacks.LearningRateFinder, pl.callbacks.BatchSizeFinder)
 
@@ -47,6 +53,32 @@ def check_callbacks(trainer: Any) -> None:
             )
 
 
+def check_augmentation(trainer: Any) -> None:
+    """Refuse a DataModule that mixes examples, or makes another number of views than are drawn of each.
+
+    A DataModule says so by ``mixes_examples`` (the name of what mixes them, or None) and ``views_per_example``.
+
+    Raises:
+        UnsupportedError: It mixes examples.
+        ConfigurationError: The numbers of views differ.
+    """
+    datamodule = getattr(trainer, "datamodule", None)
+    mixing = getattr(datamodule, "mixes_examples", None)
+    if isinstance(mixing, str):
+        raise UnsupportedError(
+            f"the DataModule's transform {mixing} mixes examples: the gradient of a mixture belongs to several of "
+            "them, so clipping it bounds what none of them does, and epsilon would be false. Take it out; augment each "
+            "example by itself (views=... makes several views of it)"
+        )
+    views = getattr(datamodule, "views_per_example", None)
+    drawn = next((item.example_views for item in trainer.callbacks if hasattr(item, "example_views")), None)
+    if isinstance(views, int) and drawn is not None and views != drawn:
+        raise ConfigurationError(
+            f"the DataModule makes views={views} of each example and DifferentialPrivacy draws each views={drawn} "
+            "times: give both the same number"
+        )
+
+
 def check_trainer_settings(trainer: Any, module: LightningModule) -> None:
     """Refuse a trainer or module whose training loop can't be made private.
 
@@ -58,6 +90,7 @@ def check_trainer_settings(trainer: Any, module: LightningModule) -> None:
         UnsupportedError: Naming the setting, its value and what to set instead.
     """
     check_callbacks(trainer)
+    check_augmentation(trainer)
     check_strategy(trainer)
     check_precision(trainer)
     if is_compiled(module):

@@ -191,6 +191,11 @@ class DifferentialPrivacy(Callback):
         """The noise multiplier in use; None before the first fit of a callback that was given epsilon alone."""
         return self._target.noise_multiplier if self._settings is None else self._settings.noise_multiplier
 
+    @property
+    def example_views(self) -> int:
+        """How many rows of a train batch are views of one example, next to each other."""
+        return self._target.views
+
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_trainer(trainer)

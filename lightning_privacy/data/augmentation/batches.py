@@ -66,17 +66,16 @@ class KeyedBatch(NamedTuple):
     indices: Tensor
 
 
-class _KeyedExamples:
-    """Several examples that a data set gave together, and their numbers."""
+class _Together(list[KeyedExample]):
+    """Examples that a data set gave together in something of its own, and their numbers.
+
+    It is the list of them where there is one, as for the independence probe, which looks at examples one by one; a list
+    of many would cost more than the data set has saved.
+    """
 
     def __init__(self, examples: Any, indices: list[int]) -> None:
+        super().__init__([KeyedExample(examples[0], Key(indices[0]))] if len(indices) == 1 else [])
         self.examples, self.indices = examples, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> KeyedExample:
-        return KeyedExample(self.examples[position], Key(self.indices[position]))
 
 
 class DatasetProxy(Dataset[Any]):
@@ -105,10 +104,14 @@ class KeyedDataset(DatasetProxy):
     def __getitem__(self, index: int) -> KeyedExample:
         return KeyedExample(self._proxied[index], Key(int(index)))
 
-    def __getitems__(self, indices: Sequence[int]) -> _KeyedExamples:
+    def __getitems__(self, indices: Sequence[int]) -> Any:
         several = getattr(self._proxied, "__getitems__", None)
-        examples = [self._proxied[index] for index in indices] if several is None else several(indices)
-        return _KeyedExamples(examples, [int(index) for index in indices])
+        if several is None:
+            return [self[index] for index in indices]
+        examples = several(indices)
+        if isinstance(examples, list | tuple):
+            return [KeyedExample(one, Key(int(index))) for one, index in zip(examples, indices, strict=True)]
+        return _Together(examples, [int(index) for index in indices])
 
 
 class KeyedCollate:
@@ -122,9 +125,9 @@ class KeyedCollate:
     def __init__(self, collate: Callable[[Any], Any], finish: Callable[[KeyedBatch], Any] | None = None) -> None:
         self.collate, self.finish = collate, finish
 
-    def __call__(self, examples: _KeyedExamples | list[KeyedExample]) -> Any:
+    def __call__(self, examples: _Together | list[KeyedExample]) -> Any:
         """Return the batch of the examples."""
-        if isinstance(examples, _KeyedExamples):
+        if isinstance(examples, _Together):
             indices, batch = examples.indices, self.collate(examples.examples)
         else:
             indices = [example.key.index for example in examples]

@@ -80,7 +80,9 @@ class FromKornia(PerExample):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self.mixes = any(_mixes(part) for part in module.modules())
+        mixing = [type(part).__name__ for part in module.modules() if _mixes(part)]
+        self.mixes = bool(mixing)
+        self.name = (mixing or [type(module).__name__])[0]
         self.per_example = not self.mixes
         for part in module.modules():
             self._check(part)

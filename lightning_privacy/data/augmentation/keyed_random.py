@@ -133,10 +133,6 @@ def _random_(mode: KeyedRandom, out: Tensor, low: int = 0, high: int | None = No
 
 
 def _randperm(mode: KeyedRandom, count: int, **kwargs: Any) -> Tensor:
-    if count == len(mode._draws) and count > 1:
-        raise UnsupportedError(
-            f"the transform draws an order of {count}, the number of examples in the batch, so it may mix them"
-        )
     order = mode._draws.of_batch().permutation(count)[0]
     mode._draws.uniform()
     return order.to(**{"dtype": torch.int64, **_options(kwargs)})

@@ -115,8 +115,7 @@ def mixing_name(transform: nn.Module) -> str | None:
     """The name of the first of the transforms that mixes examples; ``None`` where none does."""
     for part in transform.modules():
         if isinstance(part, PerExample) and not part.per_example:
-            inner = getattr(part, "module", None) or part
-            return str(getattr(part, "name", type(inner).__name__))
+            return str(getattr(part, "name", type(part).__name__))
     return None
 
 
