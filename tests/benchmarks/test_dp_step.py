@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -29,60 +30,51 @@ harness = load("_harness")
 
 def run_benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCHMARKS / "dp_step.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=480)
 
 
-def test_quick_run_covers_the_contenders_and_agrees_with_opacus(tmp_path):
+def test_quick_run_covers_networks_contenders_and_views_and_agrees_with_opacus(tmp_path):
     output = tmp_path / "new" / "dp_step.json"
-    shown = ("ours", "hooks", "ghost")
+    networks = ["mlp", "transformer", "mnist_cnn", "vit_s", "gpt2"]
     run = run_benchmark(
-        *("--quick", "--rounds", "1", "--threads", "1", "--networks", "mlp", "transformer"),
-        *("--contenders", *shown, "--output", str(output)),
+        *("--quick", "--rounds", "1", "--threads", "1", "--networks", *networks),
+        *("--contenders", "ours", "hooks", "ghost", "--output", str(output)),
     )
     assert run.returncode == 0, run.stderr
+    assert str(output) in run.stdout
     result = json.loads(output.read_text())
-    assert list(result["networks"]) == ["mlp", "transformer"]
-    assert result["views"] == {}
+    assert list(result["networks"]) == networks
     assert "no accelerator" in result["note"]
     assert result["quick"] is True
     assert result["hardware"]["threads"] == 1
     assert set(result["hardware"]["versions"]) >= {"torch", "opacus", "lightning-privacy"}
-    for network in result["networks"].values():
+    for name in ("mlp", "transformer"):
+        network = result["networks"][name]
         cells = network["contenders"]
         names = ["plain", "ours", "ours, clip and sum only", "Opacus hooks", "Opacus ghost"]
         assert list(cells) == names
-        for name, cell in cells.items():
+        for contender, cell in cells.items():
             assert cell["milliseconds"] > 0
             assert cell["peak_mib"] > 0
-            assert name == "plain" or cell["relative_error"] < 1e-5
-            assert name in run.stdout
+            assert contender == "plain" or cell["relative_error"] < 1e-5
+            assert contender in run.stdout
         assert cells["plain"]["time_multiple"] == 1
         assert network["claims"]["best_opacus"] in ("Opacus hooks", "Opacus ghost")
-    assert str(output) in run.stdout
-
-
-def test_large_networks_and_views_run_and_agree_with_opacus(tmp_path):
-    output = tmp_path / "dp_step.json"
-    run = run_benchmark(
-        *("--quick", "--rounds", "1", "--threads", "1", "--networks", "mnist_cnn", "vit_s", "gpt2"),
-        *("--contenders", "ours", "ghost", "--output", str(output)),
-    )
-    assert run.returncode == 0, run.stderr
-    result = json.loads(output.read_text())
     assert result["networks"]["vit_s"]["contenders"]["ours"]["relative_error"] < 1e-5
     assert result["networks"]["gpt2"]["contenders"]["ours"]["milliseconds"] > 0
-    claims = result["networks"]["vit_s"]["claims"]
-    assert claims["memory_multiple_limit"] == 1.3
+    assert result["networks"]["vit_s"]["claims"]["memory_multiple_limit"] == 1.3
+    assert list(result["views"]) == ["mnist_cnn"]
     views = result["views"]["mnist_cnn"]
     assert (views["examples"], views["views"]) == (2, 2)
     assert set(views["milliseconds"]) == {"1", "2"}
     assert set(views["peak_mib"]) == {f"{name}, {each} views" for name in ("plain", "ours") for each in (1, 2)}
 
 
-def test_the_row_that_needs_an_accelerator_says_so():
-    run = run_benchmark("--networks", "gpt2", "--contenders", "ours", "--threads", "1", "--no-views")
-    assert run.returncode == 0, run.stderr
-    assert "not run: 124 million parameters" in run.stdout
+def test_the_row_that_needs_an_accelerator_says_so(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    measuring = load("_dp_measure")
+    row = measuring.measure("gpt2", ["plain", "ours"], Namespace(device="cpu", quick=False))
+    assert "not run: 124 million parameters" in measuring.format_row("gpt2", row)
 
 
 @pytest.mark.parametrize(
