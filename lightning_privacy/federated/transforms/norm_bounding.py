@@ -28,7 +28,8 @@ __all__ = ["NormBounding"]
 class NormBounding(DeltaTransform):
     """Scales a delta down to ``max_norm`` where it is longer.
 
-    Sun et al., "Can You Really Backdoor Federated Learning?", 2019, section 4. A defence against clients that boost their update, and no privacy by itself: that takes noise, and
+    Sun et al., "Can You Really Backdoor Federated Learning?", 2019, section 4. A defence against clients that boost
+    their update, and no privacy by itself: that takes noise, and
     :class:`~lightning_privacy.federated.client_privacy.ClientPrivacy` clips and noises both.
 
     Args:
