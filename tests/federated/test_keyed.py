@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.federated import keyed
 from lightning_privacy.federated.keyed import client_randomness, derive_seed, generator, numpy_generator
 
 PARTS = st.lists(st.one_of(st.integers(), st.text(st.characters(codec="utf-8"), max_size=4)), max_size=4)
@@ -115,6 +116,15 @@ def test_p39_blocks_may_be_nested():
         assert (first, _draw_all()) == expected
 
 
+@pytest.fixture
+def look_anew():
+    """The accelerator is looked for once in a process; these tests replace it."""
+    keyed._accelerator_module.cache_clear()
+    yield
+    keyed._accelerator_module.cache_clear()
+
+
+@pytest.mark.usefixtures("look_anew")
 def test_a_client_on_the_cpu_starts_no_accelerator(monkeypatch):
     """Where there is one that has not been initialised, nothing is asked of it and no call is queued for later."""
 
@@ -133,6 +143,7 @@ def test_a_client_on_the_cpu_starts_no_accelerator(monkeypatch):
     assert len(torch.cuda._queued_calls) == queued
 
 
+@pytest.mark.usefixtures("look_anew")
 @pytest.mark.parametrize("raises", [False, True])
 def test_p39_the_accelerator_is_seeded_and_put_back(monkeypatch, raises):
     """With a stand-in that has a state; the same runs on a real device where there is one."""
