@@ -99,7 +99,7 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     loggers = _instances(config.logger) or False
     trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     outcome = _train(config, trainer, datamodule, ckpt_path=config.ckpt_path)
-    guarantee = None if privacy is None else Guarantee.of(privacy.ledger)
+    guarantee = None if privacy is None else Guarantee.of(privacy.ledger, privacy.cell_costs())
     twin = None
     if privacy is not None and _wants_comparison(config, datamodule):
         console.print("Training the same network without privacy, for comparison")

@@ -26,6 +26,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from lightning_privacy._lightning import Trainer
 from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.callbacks._balance import WantedBalance
 from lightning_privacy.callbacks._planning import Target
 from lightning_privacy.callbacks._processes import Processes
 from lightning_privacy.callbacks._train_loader import LoaderFacts
@@ -59,6 +60,7 @@ def common_facts(
     ledger: PrivacyLedger,
     noise: NoiseSource,
     next_step: int,
+    wanted: WantedBalance | None = None,
 ) -> dict[str, tuple[str, str]]:
     """What must be equal, as texts, each with what to do where it is not.
 
@@ -71,6 +73,7 @@ def common_facts(
         ledger: What was spent.
         noise: Where noise comes from.
         next_step: Number of the step that comes next.
+        wanted: What the loader's sampler balances.
     """
     common = {
         "the number of train examples": (str(facts.num_examples), _WHOLE_DATA),
@@ -83,6 +86,9 @@ def common_facts(
         "the number of the next step": (str(next_step), _SAME_PAST),
         "what the ledger holds": (str(sorted((repr(release), count) for release, count in ledger.groups)), _SAME_PAST),
     }
+    if wanted is not None:
+        cells = hashlib.sha256(repr(wanted.names).encode() + wanted.cells.tobytes()).hexdigest()
+        common["the classes of the train examples"] = (f"classes with digest {cells[:12]}", _WHOLE_DATA)
     for name in ("accumulate_grad_batches", "max_epochs", "max_steps", "limit_train_batches"):
         common[f"the trainer's {name}"] = (str(getattr(trainer, name)), _SAME_SETTINGS)
     for field in fields(target):

@@ -15,12 +15,63 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Sampler
 
+from lightning_privacy.callbacks._processes import Processes
+from lightning_privacy.callbacks._run_state import RunSettings
+from lightning_privacy.sampling.balanced_poisson import BalancedPoissonSampler
 from lightning_privacy.sampling.microbatch import Microbatch, MicrobatchSampler
 from lightning_privacy.sampling.poisson import PoissonSampler
+from lightning_privacy.sampling.step_sampler import StepSampler
 
-__all__ = ["EpochBatches"]
+__all__ = ["EpochBatches", "example_weights", "private_sampler"]
+
+# Draws are functions of their number, so the sampler's own end is never used; the noise numbers 48 bits of
+# steps.
+_NUMBERED_STEPS = 2**48
+
+
+def private_sampler(
+    settings: RunSettings, *, cells: NDArray[np.int64] | None, seed: int | None, processes: Processes
+) -> StepSampler:
+    """What draws the batches of a run, at the rates of its settings.
+
+    Args:
+        settings: Of the run.
+        cells: Number of the class of each example, where classes are balanced.
+        seed: None for the operating system's randomness.
+        processes: Those that share each draw.
+    """
+    balance = settings.balance
+    if balance is None or balance["rates"] is None or cells is None:
+        return PoissonSampler(
+            settings.num_examples,
+            sample_rate=settings.sample_rate,
+            steps=_NUMBERED_STEPS,
+            seed=seed,
+            num_replicas=processes.count,
+            rank=processes.rank,
+        )
+    return BalancedPoissonSampler(
+        cells,
+        rates=balance["rates"],
+        steps=_NUMBERED_STEPS,
+        seed=seed,
+        num_replicas=processes.count,
+        rank=processes.rank,
+    )
+
+
+def example_weights(settings: RunSettings, cells: NDArray[np.int64] | None) -> Tensor | None:
+    """The weight of each example's loss, shape (N,); None where all have the same."""
+    balance = settings.balance
+    if balance is None or balance["loss_weights"] is None or cells is None:
+        return None
+    return torch.tensor(balance["loss_weights"], dtype=torch.float32)[torch.from_numpy(cells)]
 
 
 class _EpochStart:
@@ -44,10 +95,14 @@ class EpochBatches(Sampler[list[int]]):
         microbatch_size: Most examples of a micro-batch.
         views: How often each index comes, one after the other: a data set that augments at random gives as many views
             of the example.
+        weights: Weight of each example's loss, shape (N,); None where all have the same.
     """
 
-    def __init__(self, sampler: PoissonSampler, *, microbatch_size: int, views: int = 1) -> None:
+    def __init__(
+        self, sampler: StepSampler, *, microbatch_size: int, views: int = 1, weights: Tensor | None = None
+    ) -> None:
         self._views = views
+        self._weights = weights
         self._microbatches = MicrobatchSampler(sampler, microbatch_size=microbatch_size)
         self._microbatches.plan(0, 0)
         self._length = 0
@@ -66,6 +121,12 @@ class EpochBatches(Sampler[list[int]]):
     def entry(self, batch_idx: int) -> Microbatch:
         """What is planned for the trainer's batch number ``batch_idx`` of this epoch."""
         return self._microbatches.microbatch(batch_idx)
+
+    def weights(self, batch_idx: int) -> Tensor | None:
+        """The weights of the losses in the trainer's batch number ``batch_idx``, one for each example."""
+        if self._weights is None or not (indices := self._microbatches.indices(batch_idx)):
+            return None
+        return self._weights[torch.tensor(indices)]
 
     def __iter__(self) -> Iterator[list[int]]:
         return self._repeated(iter(self._microbatches))

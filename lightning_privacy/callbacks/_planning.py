@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from lightning_privacy._lightning import Trainer
 from lightning_privacy._validate import non_negative, positive, positive_int, within_open_unit
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.accounting.calibration import calibrate_noise
+from lightning_privacy.accounting.pld import composed
+from lightning_privacy.callbacks._balance_cost import unaffordable
 from lightning_privacy.callbacks._parts import releases_per_step
 from lightning_privacy.callbacks._run_state import RunSettings
 from lightning_privacy.callbacks._schedule import StepSchedule
 from lightning_privacy.callbacks._train_loader import LoaderFacts
+from lightning_privacy.callbacks.private_balance import PrivateBalance
 from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
 from lightning_privacy.gradients.clipping import ClippingPolicy
 
@@ -33,6 +37,7 @@ class Target:
         clipping: A clipping policy.
         views: At least 1.
         public: Names of parts that never see private data.
+        balance: How classes are balanced where the loader's sampler asks for it; None for the defaults.
 
     Raises:
         ConfigurationError: A number is out of range, or there is no target, or one that can't be met.
@@ -49,10 +54,13 @@ class Target:
     clipping: ClippingPolicy
     views: int = 1
     public: tuple[str, ...] = ()
+    balance: PrivateBalance | None = None
 
     def __post_init__(self) -> None:
         within_open_unit(delta=self.delta)
         positive_int(views=self.views)
+        if self.balance is not None and not isinstance(self.balance, PrivateBalance):
+            raise ConfigurationError(f"balance must be a PrivateBalance or None, got {self.balance!r}")
         if self.epsilon is not None:
             positive(epsilon=self.epsilon)
         if self.noise_multiplier is not None:
@@ -95,6 +103,7 @@ def plan_settings(
     schedule: StepSchedule,
     ledger: PrivacyLedger,
     before: RunSettings | None,
+    balance: dict[str, Any] | None = None,
 ) -> RunSettings:
     """Numbers of the fit that is about to start.
 
@@ -105,9 +114,10 @@ def plan_settings(
         schedule: Steps of an epoch.
         ledger: What was spent counts.
         before: Settings of the checkpoint that is resumed; they stay, and what differs is refused.
+        balance: Rates or weights of the classes, as ``_balance.settle`` gives them.
 
     Raises:
-        ConfigurationError: Epsilon can't be met with the trainer's limits.
+        ConfigurationError: Epsilon can't be met with the trainer's limits, or not with full balance.
         PrivacyBudgetExceeded: Too little is left of it.
         CheckpointError: The checkpoint's run has other settings.
     """
@@ -118,26 +128,31 @@ def plan_settings(
             UserWarning,
             stacklevel=2,
         )
-    sigma = target.noise_multiplier
-    if sigma is None:
-        sigma = _calibrated(target, facts, trainer, schedule, ledger) if before is None else before.noise_multiplier
-    if sigma == 0:
-        warnings.warn(
-            "noise_multiplier=0: training adds no noise and is NOT PRIVATE; epsilon will be infinite",
-            UserWarning,
-            stacklevel=2,
-        )
     settings = RunSettings(
         delta=target.delta,
-        noise_multiplier=sigma,
+        noise_multiplier=target.noise_multiplier or 0.0,
         num_examples=facts.num_examples,
         expected_batch_size=facts.expected_batch_size,
         clipping=target.clipping.describe(),
         views=target.views,
         public=list(target.public),
+        balance=balance,
     )
+    if target.noise_multiplier is None:
+        sigma = before.noise_multiplier if before is not None else 0.0
+        if before is None:
+            sigma = _calibrated(target, settings.sample_rate, trainer, schedule, ledger)
+        settings = replace(settings, noise_multiplier=sigma)
+    if settings.noise_multiplier == 0:
+        warnings.warn(
+            "noise_multiplier=0: training adds no noise and is NOT PRIVATE; epsilon will be infinite",
+            UserWarning,
+            stacklevel=2,
+        )
     if before is not None:
         settings.check_continues(before)
+    else:
+        _check_balance(target, settings, steps=steps_to_limits(trainer, schedule), trainer=trainer, ledger=ledger)
     return settings
 
 
@@ -151,8 +166,46 @@ def steps_to_limits(trainer: Trainer, schedule: StepSchedule) -> int | None:
     )
 
 
+def _check_balance(
+    target: Target, settings: RunSettings, *, steps: int | None, trainer: Trainer, ledger: PrivacyLedger
+) -> None:
+    """Refuse balance that the budget doesn't pay for, and say how much of it does."""
+    balance, asked = settings.balance, target.balance or PrivateBalance()
+    if balance is None or balance["rates"] is None or target.epsilon is None or steps is None:
+        return
+    if target.noise_multiplier is None:
+        most = asked.max_noise_multiplier
+        if most is None or settings.noise_multiplier <= most:
+            return
+    elif asked.max_sample_rate is None:
+        most = target.noise_multiplier
+    else:
+        return  # training stops at epsilon, as it does without balance
+    releases = max(1, steps) * releases_per_step(trainer.optimizers)
+
+    if ledger.affords(target.clipping.release(most, settings.sample_rate), releases):
+        return
+
+    def epsilon_at(rate: float, interval: float) -> float:
+        counts = dict(ledger.groups)
+        step = target.clipping.release(most, rate)
+        counts[step] = counts.get(step, 0) + releases
+        return float(composed(tuple(counts.items()), interval=interval).get_epsilon_for_delta(target.delta))
+
+    raise ConfigurationError(
+        unaffordable(
+            balance,
+            epsilon_at=epsilon_at,
+            expected_batch_size=settings.expected_batch_size,
+            noise_multiplier=most,
+            steps=releases,
+            epsilon=target.epsilon,
+        )
+    )
+
+
 def _calibrated(
-    target: Target, facts: LoaderFacts, trainer: Trainer, schedule: StepSchedule, ledger: PrivacyLedger
+    target: Target, sample_rate: float, trainer: Trainer, schedule: StepSchedule, ledger: PrivacyLedger
 ) -> float:
     """The least noise with which the steps that are left cost what is left of epsilon."""
     epsilon = positive(epsilon=target.epsilon)
@@ -172,7 +225,7 @@ def _calibrated(
     return calibrate_noise(
         epsilon=epsilon,
         delta=target.delta,
-        sample_rate=facts.sample_rate,
+        sample_rate=sample_rate,
         steps=max(1, steps) * releases_per_step(trainer.optimizers),
         spent=ledger,
     )

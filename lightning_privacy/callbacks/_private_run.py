@@ -10,6 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -19,7 +21,7 @@ from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._budget_horizon import BudgetHorizon
 from lightning_privacy.callbacks._buffer_watch import BufferWatch
-from lightning_privacy.callbacks._epoch_batches import EpochBatches
+from lightning_privacy.callbacks._epoch_batches import EpochBatches, example_weights, private_sampler
 from lightning_privacy.callbacks._monitored_metrics import MonitoredMetrics
 from lightning_privacy.callbacks._parts import public_parameters, releases_per_step
 from lightning_privacy.callbacks._planning import steps_to_limits
@@ -35,13 +37,8 @@ from lightning_privacy.gradients.clipping import ClippingPolicy
 from lightning_privacy.gradients.engine import PrivateGradients
 from lightning_privacy.mechanisms.noise import NoiseSource
 from lightning_privacy.sampling.microbatch import Microbatch
-from lightning_privacy.sampling.poisson import PoissonSampler
 
 __all__ = ["PrivateRun"]
-
-# Draws are functions of their number, so the sampler's own end is never used; the noise numbers 48 bits of
-# steps.
-_NUMBERED_STEPS = 2**48
 
 # Where processes meet in a training step that is written by hand.
 _RELEASE, _OPTIMIZER_STEP, _BATCH_END = 0, 1, 2
@@ -65,6 +62,7 @@ class PrivateRun:
         record: Called before each charge, to write down that a step is about to happen.
         processes: Those that share each step.
         policy: How gradients are clipped.
+        cells: Number of the class of each example, where classes are balanced.
 
     Raises:
         UnsupportedError: The module has a layer that voids the guarantee.
@@ -85,6 +83,7 @@ class PrivateRun:
         record: Callable[[Release], None],
         processes: Processes,
         policy: ClippingPolicy,
+        cells: NDArray[np.int64] | None = None,
     ) -> None:
         self._trainer = trainer
         self._automatic = module.automatic_optimization
@@ -120,20 +119,15 @@ class PrivateRun:
             reduce=self._add_up if processes.several else None,
             leader=processes.leads,
         )
-        sampler = PoissonSampler(
-            settings.num_examples,
-            sample_rate=settings.sample_rate,
-            steps=_NUMBERED_STEPS,
-            seed=progress.sampler_seed,
-            num_replicas=processes.count,
-            rank=processes.rank,
-        )
+        sampler = private_sampler(settings, cells=cells, seed=progress.sampler_seed, processes=processes)
         self._loader = loader
         # Manual optimisation steps once for each batch it is given, so a draw must not be cut; otherwise no more rows
         # than the user's own batches have are in memory at once.
         rows = loader.batch_size or 1
         size = max(1, rows // settings.views) if self._automatic else settings.num_examples
-        self._batches = EpochBatches(sampler, microbatch_size=size, views=settings.views)
+        self._batches = EpochBatches(
+            sampler, microbatch_size=size, views=settings.views, weights=example_weights(settings, cells)
+        )
         self._loss_scale = LossScale(trainer, rows)
         self._guard = StepGuard(self._engine)
         self._buffers = BufferWatch(module)
@@ -257,6 +251,7 @@ class PrivateRun:
             closes_step=entry.closes_step,
             empty=entry.empty,
             again=self._per_step > 1,
+            example_weights=self._batches.weights(batch_idx),
         )
 
     def _validates_after(self, steps: int) -> bool:

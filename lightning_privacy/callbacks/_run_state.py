@@ -15,6 +15,7 @@ Example:
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -23,7 +24,8 @@ from lightning_privacy.errors import CheckpointError
 
 __all__ = ["RunProgress", "RunSettings", "read_state", "write_state"]
 
-_VERSION = 2
+_VERSION = 3
+_READS = (2, 3)
 _REMEDIES = {
     "delta": "pass the delta of the checkpoint",
     "num_examples": "resume with the data set the run was started with",
@@ -31,6 +33,7 @@ _REMEDIES = {
     "clipping": "pass the max_grad_norm and clipping of the checkpoint",
     "views": "pass the views of the checkpoint",
     "public": "pass the same public parts",
+    "balance": "give the loader the same balanced sampler and pass the same balance",
     "noise_multiplier": "pass the noise_multiplier of the checkpoint, or leave it out when epsilon was given",
 }
 
@@ -47,6 +50,8 @@ class RunSettings:
         clipping: Clipping policy, as it describes itself.
         views: Rows of a batch for each example.
         public: Names of parts that never see private data.
+        balance: Names, counts (public or noisy), rates and loss weights of the classes that are balanced, as
+            ``_balance.settle`` gives them; None where all examples are alike.
     """
 
     delta: float
@@ -56,10 +61,13 @@ class RunSettings:
     clipping: dict[str, Any]
     views: int = 1
     public: list[str] = field(default_factory=list)
+    balance: dict[str, Any] | None = None
 
     @property
     def sample_rate(self) -> float:
-        """Probability of each example to be in the batch of a step."""
+        """Largest probability of any example to be in the batch of a step: what is charged."""
+        if self.balance is not None and self.balance["rates"] is not None:
+            return float(max(self.balance["rates"]))
         return self.expected_batch_size / self.num_examples
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +77,8 @@ class RunSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSettings:
         """The settings :meth:`to_dict` described."""
-        return cls(**{entry.name: values[entry.name] for entry in fields(cls)})
+        given = {"balance": None, **values}  # version 2 had none
+        return cls(**{entry.name: given[entry.name] for entry in fields(cls)})
 
     def check_continues(self, saved: RunSettings) -> None:
         """Raise unless this run has the settings of the saved one.
@@ -81,7 +90,7 @@ class RunSettings:
             own, before = getattr(self, entry.name), getattr(saved, entry.name)
             if own != before:
                 raise CheckpointError(
-                    f"the checkpoint's run has {entry.name}={before!r}, this one {own!r}: its ledger would "
+                    f"the checkpoint's run has {entry.name}={_brief(before)}, this one {_brief(own)}: its ledger would "
                     f"not describe what is trained now. To continue, {_REMEDIES[entry.name]}; otherwise "
                     "start a new run without ckpt_path."
                 )
@@ -122,6 +131,10 @@ class RunProgress:
         return cls(**{entry.name: values[entry.name] for entry in fields(cls)})
 
 
+def _brief(value: object) -> str:
+    return textwrap.shorten(repr(value), 400, placeholder=" ...")
+
+
 def write_state(ledger: dict[str, Any], settings: RunSettings | None, progress: RunProgress | None) -> dict[str, Any]:
     """The callback's state for a checkpoint; never empty, as Lightning would leave an empty one out."""
     return {
@@ -143,7 +156,7 @@ def read_state(
     Raises:
         CheckpointError: The state is of another version, or not one at all.
     """
-    if state.get("version") != _VERSION:
+    if state.get("version") not in _READS:
         raise CheckpointError(
             f"the checkpoint's privacy state has version {state.get('version')!r}, this version of "
             f"lightning_privacy reads {_VERSION}: resume with the version that wrote it"

@@ -16,7 +16,7 @@ Example:
 from __future__ import annotations
 
 import copy
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,15 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
+    WeightedRandomSampler,
 )
+from typing_extensions import override
 
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
+from lightning_privacy.sampling.balanced import BalancedSampler
+from lightning_privacy.sampling.resample import ResampledDataset
 
-__all__ = ["LoaderFacts", "examine", "undivided", "with_batch_sampler"]
+__all__ = ["LoaderFacts", "WholeEpoch", "examine", "sampler_of", "undivided", "with_batch_sampler"]
 
 _OWN_ITERATION = ("__iter__", "__len__", "_get_iterator", "_index_sampler", "_auto_collation")
 
@@ -65,11 +69,35 @@ class LoaderFacts:
         return self.expected_batch_size != self.batch_size
 
 
-def undivided(loader: Any, *, processes: int) -> Any:
-    """The same loader over all examples, where it has torch's own sampler for one process of several.
+class WholeEpoch(Sampler[int]):
+    """Stands in for a balanced sampler that divides its epoch among processes, and counts all of it.
 
-    Such a sampler gives each process its part of a shuffled epoch. A private fit shares out each random draw
-    instead, so nothing is lost. Any other sampler is left for :func:`examine` to judge.
+    Args:
+        sampler: The balanced one; a private fit asks what it balances, and draws by itself.
+    """
+
+    def __init__(self, sampler: BalancedSampler) -> None:
+        self.sampler = sampler
+
+    @override
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return self.sampler.num_samples
+
+
+def sampler_of(loader: DataLoader[Any]) -> object:
+    """The sampler that the user gave the loader."""
+    sampler = loader.sampler
+    return sampler.sampler if isinstance(sampler, WholeEpoch) else sampler
+
+
+def undivided(loader: Any, *, processes: int) -> Any:
+    """The same loader over all examples, where it has a sampler that gives one process of several its part.
+
+    That is torch's own, with a shuffled epoch, or a balanced one. A private fit shares out each random draw instead,
+    so nothing is lost. Any other sampler is left for :func:`examine` to judge.
 
     Args:
         loader: What the user gave as train loader; it is not touched.
@@ -78,6 +106,8 @@ def undivided(loader: Any, *, processes: int) -> Any:
     if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
         return loader
     sampler = loader.sampler
+    if isinstance(sampler, BalancedSampler):
+        return loader if processes == 1 else _with_sampler(loader, WholeEpoch(sampler))
     if type(sampler) is not DistributedSampler:
         return loader
     if (
@@ -87,10 +117,14 @@ def undivided(loader: Any, *, processes: int) -> Any:
     ):
         return loader
     plain: Sampler[int] = RandomSampler(loader.dataset) if sampler.shuffle else SequentialSampler(loader.dataset)
+    return _with_sampler(loader, plain)
+
+
+def _with_sampler(loader: DataLoader[Any], sampler: Sampler[int]) -> DataLoader[Any]:
     whole = copy.copy(loader)
     # A loader refuses to be given another sampler; this copy has not been iterated over yet.
-    batches = BatchSampler(plain, loader.batch_sampler.batch_size, loader.batch_sampler.drop_last)
-    vars(whole).update(sampler=plain, batch_sampler=batches)
+    batches = BatchSampler(sampler, loader.batch_size or 1, loader.drop_last)
+    vars(whole).update(sampler=sampler, batch_sampler=batches)
     return whole
 
 
@@ -135,6 +169,15 @@ def _check_dataset(loader: DataLoader[Any]) -> None:
             f"the train data set {name} is iterable: its examples can't be sampled independently of each "
             "other, which the accounting needs. Give a data set with __len__ and __getitem__."
         )
+    inner: object = loader.dataset
+    while inner is not None:
+        if isinstance(inner, ResampledDataset):
+            raise UnsupportedError(
+                "the train data set is resampled: an example that is in it twice has twice the influence, and who is "
+                "in it depends on everybody's labels, which nothing pays for. Train on the original data set with "
+                "sampler=BalancedSampler(labels), which is drawn privately."
+            )
+        inner = getattr(inner, "dataset", None)
     if not isinstance(loader.dataset, Sized):
         raise UnsupportedError(
             f"the train data set {name} has no length: the probability for an example to be in a step needs "
@@ -165,14 +208,17 @@ def _check_sampling(loader: DataLoader[Any]) -> None:
     replaced = isinstance(sampler, RandomSampler) and (
         sampler.replacement or sampler.num_samples != len(sampler.data_source)
     )
+    if isinstance(sampler, BalancedSampler | WholeEpoch) or type(sampler) is WeightedRandomSampler:
+        return  # what it balances is drawn privately, and paid for
     if type(sampler) not in (RandomSampler, SequentialSampler) or replaced:
         kind = f"{type(sampler).__name__} with replacement or num_samples" if replaced else type(sampler).__name__
         raise UnsupportedError(
             f"the train loader has the sampler {kind}: replacing it would silently undo its weighting or "
             "its choice of examples, and keeping it would void the accounting, which holds for equal and "
             "independent inclusion. Use shuffle=True; choose examples with torch.utils.data.Subset, and "
-            "balance classes by weights in the loss: cross_entropy(..., weight=w, reduction='none').mean(), since "
-            "its own weighted mean divides by the weights in the batch."
+            "balance classes with sampler=BalancedSampler(labels), which is drawn privately and paid for, or by "
+            "weights in the loss: cross_entropy(..., weight=w, reduction='none').mean(), since its own weighted mean "
+            "divides by the weights in the batch."
         )
 
 

@@ -51,6 +51,8 @@ from lightning_privacy._lightning import (
 from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._agreement import check_agreement, common_facts
+from lightning_privacy.callbacks._balance import WantedBalance, balance_of_run, settled_text, wanted_balance
+from lightning_privacy.callbacks._balance_cost import CellCost, cell_costs, costs_text
 from lightning_privacy.callbacks._handover import Address, Parcel
 from lightning_privacy.callbacks._planning import Target, plan_settings
 from lightning_privacy.callbacks._preconditions import (
@@ -65,7 +67,8 @@ from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, rea
 from lightning_privacy.callbacks._schedule import StepSchedule
 from lightning_privacy.callbacks._step_journal import StepJournal, journal_path
 from lightning_privacy.callbacks._strategy_support import check_optimizers_keep_step
-from lightning_privacy.callbacks._train_loader import LoaderFacts, examine, undivided
+from lightning_privacy.callbacks._train_loader import LoaderFacts, examine, sampler_of, undivided
+from lightning_privacy.callbacks.private_balance import PrivateBalance
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.gradients.clipping import ClippingPolicy, clipping_policy
 from lightning_privacy.mechanisms.noise import NoiseSource
@@ -111,6 +114,10 @@ class DifferentialPrivacy(Callback):
         public: Names of submodules (or parameters, or patterns) whose losses never depend on the private data, such as
             the generator of a GAN of which only the discriminator sees data. They are trained without clipping and
             noise, and cost nothing. That the data doesn't reach them is checked before training.
+        balance: How the classes or groups are balanced that the train loader's
+            :class:`~lightning_privacy.BalancedSampler` asks for: see :class:`PrivateBalance`. By default rare ones are
+            drawn at a higher rate, which is charged, and how many there are of each is counted privately, for 5% of
+            epsilon.
         probe: Run ``training_step`` on a few small batches before the first step, on a copy of the module that leaves
             no traces, and refuse where an example changes what another contributes, where the loss is not a mean, or
             where a gradient comes from no example. It also finds out where the examples are in the outputs of layers
@@ -148,6 +155,7 @@ class DifferentialPrivacy(Callback):
         clipping: str | ClippingPolicy = "flat",
         views: int = 1,
         public: Sequence[str] = (),
+        balance: PrivateBalance | None = None,
         probe: bool = True,
         ledger: PrivacyLedger | None = None,
         noise: NoiseSource | None = None,
@@ -160,6 +168,7 @@ class DifferentialPrivacy(Callback):
             clipping=clipping_policy(clipping, max_grad_norm),
             views=views,
             public=(public,) if isinstance(public, str) else tuple(public),
+            balance=balance,
         )
         self._ledger = self._target.ledger(ledger)
         if noise is not None and not isinstance(noise, NoiseSource):
@@ -168,6 +177,7 @@ class DifferentialPrivacy(Callback):
         self._probe = probe
         self._probe_due = False
         self._settings: RunSettings | None = None
+        self._balance: dict[str, Any] | None = None
         self._progress: RunProgress | None = None
         self._run: PrivateRun | None = None
         self._fitting = False
@@ -190,6 +200,16 @@ class DifferentialPrivacy(Callback):
     def noise_multiplier(self) -> float | None:
         """The noise multiplier in use; None before the first fit of a callback that was given epsilon alone."""
         return self._target.noise_multiplier if self._settings is None else self._settings.noise_multiplier
+
+    def cell_costs(self) -> list[CellCost]:
+        """What the run so far costs an example of each class that is balanced by sampling; empty for any other run.
+
+        An epsilon of this list holds against one who asks whether an example known to be of that class was used. Where
+        the class itself is to stay secret, the guarantee is the ledger's epsilon, charged at the largest rate.
+        """
+        if self._settings is None:
+            return []
+        return cell_costs(self._settings, self._ledger, self._target.clipping)
 
     @property
     def example_views(self) -> int:
@@ -254,7 +274,19 @@ class DifferentialPrivacy(Callback):
         check_batches_are_given(trainer)
         check_optimizers(trainer.optimizers, pl_module, whole_data=facts.batch_size == facts.num_examples)
         check_optimizers_keep_step(trainer.optimizers, processes)
-        self._agree(processes, trainer, pl_module, facts, loader.dataset)
+        wanted = wanted_balance(sampler_of(loader), self._target.balance, num_examples=facts.num_examples)
+        self._agree(processes, trainer, pl_module, facts, loader.dataset, wanted)
+        self._balance = balance_of_run(
+            wanted,
+            self._target.balance,
+            epsilon=self._target.epsilon,
+            expected_batch_size=facts.expected_batch_size,
+            ledger=self._ledger,
+            noise=self._noise,
+            processes=processes,
+            known=self._settings.balance if self._resumed and self._settings is not None else self._balance,
+            resumed=self._resumed,
+        )
         settings = plan_settings(
             self._target,
             facts,
@@ -262,6 +294,7 @@ class DifferentialPrivacy(Callback):
             schedule=schedule,
             ledger=self._ledger,
             before=self._settings if self._resumed else None,
+            balance=self._balance,
         )
         # Calibration on another machine may end in another last digit.
         self._settings = settings = RunSettings.from_dict(processes.same(settings.to_dict()))
@@ -279,14 +312,24 @@ class DifferentialPrivacy(Callback):
             record=self._record,
             processes=processes,
             policy=self._target.clipping,
+            cells=None if wanted is None else wanted.cells,
         )
+        if settings.balance is not None:
+            size = settings.expected_batch_size
+            rank_zero_info(f"DifferentialPrivacy: {settled_text(settings.balance, expected_batch_size=size)}")
         self._run.refuse_without_budget()
         self._run.attach()
         self._probe_due = self._probe
         self._lift_shield(trainer)
 
     def _agree(
-        self, processes: Processes, trainer: Trainer, module: LightningModule, facts: LoaderFacts, dataset: Any
+        self,
+        processes: Processes,
+        trainer: Trainer,
+        module: LightningModule,
+        facts: LoaderFacts,
+        dataset: Any,
+        wanted: WantedBalance | None,
     ) -> None:
         """Check that all processes train the same, and say what a batch is then."""
         if not processes.several:
@@ -301,6 +344,7 @@ class DifferentialPrivacy(Callback):
             ledger=self._ledger,
             noise=self._noise,
             next_step=max(trainer.global_step, next_number),
+            wanted=wanted,
         )
         check_agreement(processes, common)
         rank_zero_info(
@@ -403,6 +447,8 @@ class DifferentialPrivacy(Callback):
                 f"{settings.noise_multiplier:.4g}, sample rate {settings.sample_rate:.4g}"
                 + "".join(f"; {caveat}" for caveat in self._ledger.caveats)
             )
+            if trainer.is_global_zero and (costs := self.cell_costs()):
+                rank_zero_info(f"Balance by sampling: {costs_text(costs, epsilon=self._ledger.epsilon(exact=True))}")
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_privacy.accounting import PrivacyLedger, SampledGaussian, TruncatedSampledGaussian
+from lightning_privacy.callbacks._balance_cost import CellCost, costs_text
 
 __all__ = ["Guarantee", "Outcome", "RunSummary"]
 
@@ -63,6 +64,7 @@ class Guarantee:
         steps: Noisy steps charged, those before a resumed run's start included.
         caveats: What the guarantee does not cover.
         table: The ledger's own account of every release.
+        classes: What the run costs examples of single classes, where batches were balanced by sampling.
     """
 
     epsilon: float
@@ -73,10 +75,16 @@ class Guarantee:
     steps: int
     caveats: tuple[str, ...]
     table: str
+    classes: tuple[CellCost, ...] = ()
 
     @classmethod
-    def of(cls, ledger: PrivacyLedger) -> Guarantee:
-        """Read a ledger, with the exact epsilon."""
+    def of(cls, ledger: PrivacyLedger, classes: Sequence[CellCost] = ()) -> Guarantee:
+        """Read a ledger, with the exact epsilon.
+
+        Args:
+            ledger: The ledger.
+            classes: As ``DifferentialPrivacy.cell_costs()`` gives them.
+        """
         sampled = (SampledGaussian, TruncatedSampledGaussian)
         noisy = [(release, count) for release, count in ledger.groups if isinstance(release, sampled)]
         last = noisy[-1][0] if noisy else None
@@ -89,6 +97,7 @@ class Guarantee:
             steps=sum(count for _, count in noisy),
             caveats=ledger.caveats,
             table=ledger.summary(),
+            classes=tuple(classes),
         )
 
 
@@ -135,6 +144,8 @@ class RunSummary:
             "Training figures are computed on the private data itself; epsilon covers the weights, not them.",
             *self.guarantee.caveats,
         ]
+        if self.guarantee.classes:
+            notes.append(f"Balance by sampling: {costs_text(self.guarantee.classes, epsilon=self.guarantee.epsilon)}")
         if self.without_privacy is not None:
             notes.append("The network trained without privacy is for comparison only and was not saved.")
         return notes

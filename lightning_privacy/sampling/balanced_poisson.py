@@ -195,7 +195,7 @@ class BalancedPoissonSampler(StepSampler):
         return self._members[places]
 
     def _sizes(self, step: int) -> NDArray[np.int64]:
-        return self._generator(step, SIZES).binomial(self._counts, self._rates)
+        return np.asarray(self._generator(step, SIZES).binomial(self._counts, self._rates), np.int64)
 
     def __repr__(self) -> str:
         return (

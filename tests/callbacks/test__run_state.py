@@ -42,6 +42,7 @@ def test_state_before_any_training_is_not_empty() -> None:
         ("clipping", {"policy": "FlatClipping", "max_grad_norm": 2.0}),
         ("views", 2),
         ("public", ["generator"]),
+        ("balance", {"names": ["a"], "rates": [0.5]}),
     ],
 )
 def test_p26_changed_setting_is_refused_with_both_values(name: str, value: object) -> None:
@@ -52,6 +53,18 @@ def test_p26_changed_setting_is_refused_with_both_values(name: str, value: objec
     assert f"{name}={getattr(SETTINGS, name)!r}" in message
     assert repr(value) in message
     SETTINGS.check_continues(SETTINGS)
+
+
+def test_the_largest_rate_is_that_of_the_run() -> None:
+    balanced = replace(SETTINGS, balance={"rates": [0.05, 0.4, 0.0], "loss_weights": None})
+    assert balanced.sample_rate == 0.4
+    assert replace(SETTINGS, balance={"rates": None, "loss_weights": [1.0]}).sample_rate == 0.1
+
+
+def test_state_of_the_version_before_balance_is_read() -> None:
+    state = write_state({}, SETTINGS, PROGRESS)
+    del state["settings"]["balance"]
+    assert read_state(state | {"version": 2}) == ({}, SETTINGS, PROGRESS)
 
 
 def test_damaged_or_foreign_state_is_refused() -> None:

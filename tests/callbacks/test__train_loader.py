@@ -19,8 +19,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_privacy.callbacks._train_loader import examine, with_batch_sampler
+from lightning_privacy.callbacks._balance import wanted_balance
+from lightning_privacy.callbacks._train_loader import examine, sampler_of, undivided, with_batch_sampler
+from lightning_privacy.callbacks.private_balance import PrivateBalance
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
+from lightning_privacy.sampling import BalancedSampler
 
 DATA = TensorDataset(torch.arange(10.0))
 
@@ -77,7 +80,6 @@ def test_p20_loader_that_has_no_sample_rate_is_refused(loader: object, words: st
 @pytest.mark.parametrize(
     "sampler",
     [
-        WeightedRandomSampler([1.0] * 10, 10),
         RandomSampler(DATA, replacement=True),
         RandomSampler(DATA, num_samples=5),
         SubsetRandomSampler(range(5)),
@@ -87,6 +89,27 @@ def test_p20_loader_that_has_no_sample_rate_is_refused(loader: object, words: st
 def test_p15_sampler_with_a_choice_of_its_own_is_refused(sampler: Any) -> None:
     with pytest.raises(UnsupportedError, match=rf"sampler {type(sampler).__name__}.*shuffle=True"):
         examine(DataLoader(DATA, 2, sampler=sampler), accumulate=1)
+
+
+@pytest.mark.parametrize(
+    "sampler", [WeightedRandomSampler([1.0] * 10, 10), BalancedSampler([0] * 6 + [1] * 4)], ids=["torch", "own"]
+)
+def test_p15_what_a_balancing_sampler_asks_for_is_not_lost(sampler: Any) -> None:
+    loader = DataLoader(DATA, 2, sampler=sampler)
+    assert examine(loader, accumulate=1).loader_batches == 5
+    assert sampler_of(loader) is sampler
+    wanted = wanted_balance(sampler, PrivateBalance(public_counts=True), num_examples=10)
+    assert wanted is not None
+    assert len(wanted.cells) == 10
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_p19_a_balanced_epoch_counts_as_a_whole_whatever_the_processes(processes: int) -> None:
+    sampler = BalancedSampler([0] * 6 + [1] * 4, num_replicas=processes, rank=0)
+    loader = undivided(DataLoader(DATA, 2, sampler=sampler), processes=processes)
+    assert len(loader) == 5
+    assert sampler_of(loader) is sampler
+    assert examine(loader, accumulate=1).loader_batches == 5
 
 
 def test_empty_data_set_is_refused() -> None:
