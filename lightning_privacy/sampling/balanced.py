@@ -115,7 +115,7 @@ class BalancedSampler(EpochSampler):
             self.shares = np.asarray(totals / totals.sum(), np.float64)
         super().__init__(
             num_examples=len(self.cells),
-            num_samples=self._epoch_length(num_samples, repeated=weighting == "repeat_factor"),
+            num_samples=self._epoch_length(num_samples, repeated=_is_repeat_factor(weighting)),
             seed=seed,
             num_replicas=num_replicas,
             rank=rank,
@@ -136,11 +136,17 @@ class BalancedSampler(EpochSampler):
 
     @override
     def _must_agree(self) -> dict[str, Any]:
+        agreed = {"replacement": self.replacement, "checksum of labels and shares": self._checksum}
+        return super()._must_agree() | agreed
+
+    @cached_property
+    def _checksum(self) -> int:
+        # Rounded: the last digits of a share depend on the machine.
         parts = [self.counts, np.round(self.shares, 9)] if self.weights is None else [np.round(self.weights, 9)]
         checksum = zlib.crc32(self.cells.tobytes())
         for part in parts:
             checksum = zlib.crc32(part.tobytes(), checksum)
-        return super()._must_agree() | {"replacement": self.replacement, "checksum of labels and shares": checksum}
+        return checksum
 
     @override
     def _blocks(self, epoch: int, start: int) -> Iterator[NDArray[np.signedinteger]]:
@@ -181,8 +187,8 @@ class BalancedSampler(EpochSampler):
         if num_samples is not None:
             positive_int(num_samples=num_samples)
         if self.replacement:
-            if num_samples is None and repeated and self.weights is not None:
-                return round(float(self.weights.sum()))
+            if num_samples is None and repeated:
+                return round(float((repeat_factors(self.cells) if self.weights is None else self.weights).sum()))
             return len(self.cells) if num_samples is None else num_samples
         if self.weights is None:
             if num_samples is None:
@@ -214,24 +220,28 @@ def _examples(
     labels: object, groups: object, balance: str, weighting: Weighting, weights: object
 ) -> tuple[Cells, NDArray[np.float64] | None]:
     """The cells and, where examples of one cell differ in weight, the weights."""
-    if weights is not None and weighting != "inverse":
+    if weights is not None and not (isinstance(weighting, str) and weighting == "inverse"):
         raise ConfigurationError(f"weights and weighting={weighting!r} can't both be given: leave one out")
     if weights is not None and labels is None and groups is None:
         given = example_weights(weights)
         return _one_cell(len(given)), given
-    several = labels is not None and weighting == "repeat_factor" and label_array(labels).ndim == 2
-    if several:
+    classes = None if labels is None else label_array(labels)  # read once: it may be a generator
+    if classes is not None and classes.ndim == 2 and _is_repeat_factor(weighting):
         if groups is not None or balance != "class":
             raise ConfigurationError(
                 f"balance must be 'class' and groups None for labels with several classes per example, "
                 f"got balance={balance!r}"
             )
-        factors = repeat_factors(labels)
+        factors = repeat_factors(classes)
         return _one_cell(len(factors)), factors
-    cells = find_cells(labels, groups=groups, balance=balance)
+    cells = find_cells(classes, groups=groups, balance=balance)
     if weights is not None:
         return cells, example_weights(weights, num_examples=len(cells.of_example))
     return cells, None
+
+
+def _is_repeat_factor(weighting: Weighting) -> bool:
+    return isinstance(weighting, str) and weighting == "repeat_factor"
 
 
 def _one_cell(num_examples: int) -> Cells:

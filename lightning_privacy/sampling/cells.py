@@ -60,15 +60,17 @@ def find_cells(labels: object, *, groups: object = None, balance: str = "class")
         )
     if labels is None and balance != "group":
         raise ConfigurationError(f"labels must be given with balance={balance!r}, got None")
+    classes = None if labels is None else label_array(labels)
+    grouping = None if groups is None else label_array(groups, name="groups")
+    if classes is not None and grouping is not None and len(classes) != len(grouping):
+        raise ConfigurationError(
+            f"labels and groups must be of one length, got {len(classes)} labels and {len(grouping)} groups"
+        )
     factors = []
-    if balance != "group":
-        factors.append(factorize(_classes(label_array(labels))))
-    if groups is not None:
-        factors.append(factorize(label_array(groups, name="groups")))
-        if labels is not None and (size := _length(labels)) != len(factors[-1][0]):
-            raise ConfigurationError(
-                f"labels and groups must be of one length, got {size} labels and {len(factors[-1][0])} groups"
-            )
+    if classes is not None and balance != "group":
+        factors.append(factorize(_classes(classes)))
+    if grouping is not None:
+        factors.append(factorize(grouping))
     codes, names = factors[0] if len(factors) == 1 else combine(*zip(*factors, strict=True))
     return Cells(codes, names, np.bincount(codes, minlength=len(names)))
 
@@ -80,7 +82,3 @@ def _classes(labels: NDArray[np.generic]) -> NDArray[np.generic]:
             "weighting='repeat_factor', or weights= of your own"
         )
     return labels
-
-
-def _length(labels: object) -> int:
-    return len(label_array(labels))

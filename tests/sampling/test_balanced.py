@@ -127,6 +127,13 @@ def test_repeat_factors_of_several_classes_per_example():
     expected = 50 * factor * labels[:, 2].sum()
     assert abs(rare - expected) < 5 * np.sqrt(expected)  # error below 1e-6
     assert sampler.cell_names == ["all"]
+    single = BalancedSampler(np.repeat([0, 1], [9999, 1]), weighting="repeat_factor")
+    assert len(single) == round(9999 + 0.001**0.5 / 0.0001**0.5)
+
+
+def test_labels_that_can_be_read_once_only():
+    sampler = BalancedSampler((label for label in LABELS), groups=iter(GROUPS), balance="class*group")
+    assert len(sampler.counts) == 9
 
 
 SMALL = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=40)

@@ -6,9 +6,10 @@ from collections import Counter
 
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.callbacks._train_loader import examine
+from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.sampling import BalancedSampler, resample
 
 LABELS = [0] * 80 + [1] * 20
@@ -53,6 +54,14 @@ def test_a_resampled_set_can_be_resampled_and_balanced():
     kept = resample(Labelled(), num_samples=50)
     assert len(resample(kept, replacement=False)) == 2 * min(Counter(label for _, label in kept).values())
     assert BalancedSampler(kept).counts.sum() == 50
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+@pytest.mark.parametrize("wrap", [lambda data: data, lambda data: Subset(data, range(5))], ids=["itself", "in another"])
+def test_p16_a_resampled_set_is_refused_for_private_training(replacement, wrap):
+    loader = DataLoader(wrap(resample(Labelled(), replacement=replacement)), batch_size=4, shuffle=True)
+    with pytest.raises(UnsupportedError, match="train data set is resampled"):
+        examine(loader, accumulate=1)
 
 
 class Stream(IterableDataset):
