@@ -1,0 +1,55 @@
+r"""Fairness tables as CSV: one file for each validation, complete or not there.
+
+Example:
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_records(Path(folder), "val-step=3", [{"figure": "tpr", "value": 0.5}])
+    ...     path.name, path.read_text()
+    ('val-step=3.csv', 'figure,value\ntpr,0.5\n')
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["write_records"]
+
+
+def write_records(folder: Path, stem: str, records: Sequence[Mapping[str, Any]]) -> Path:
+    """Write records into a new file; one that is there already is left alone, and the new one numbered.
+
+    Args:
+        folder: Made when missing.
+        stem: Name of the file without ``.csv``.
+        records: At least one, all with the same keys.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: It can't be written; nothing is left then.
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = itertools.chain([f"{stem}.csv"], (f"{stem}-v{number}.csv" for number in itertools.count(1)))
+    path = next(folder / name for name in names if not (folder / name).exists())
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            file.write(buffer.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return path

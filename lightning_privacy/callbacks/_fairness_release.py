@@ -1,0 +1,127 @@
+"""Fairness figures of private data: counts released with noise, or a caveat where exact ones are published.
+
+All figures but those of scores are functions of the counts of group, label and prediction. Each person is in one cell,
+so the whole table of counts is a histogram, released at once with Laplace noise; what is computed from it is
+post-processing and costs nothing more, whatever the number of figures and of attributes.
+
+Example:
+    >>> import torch
+    >>> from lightning_privacy.accounting import PrivacyLedger
+    >>> from lightning_privacy.callbacks._processes import Processes
+    >>> ledger = PrivacyLedger(delta=1e-6)
+    >>> counts = torch.tensor([[[400, 100], [100, 400]]])
+    >>> noisy = noisy_counts(counts, epsilon=1.0, ledger=ledger, noise=None, processes=Processes(count=1, rank=0))
+    >>> noisy.shape, round(ledger.epsilon(exact=True), 3)
+    (torch.Size([1, 2, 2]), 1.0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from lightning_privacy._lightning import Trainer
+from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.callbacks._processes import Processes
+from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.fairness.sample import GroupSample
+from lightning_privacy.mechanisms import NoiseSource, private_histogram
+
+__all__ = ["ledger_for", "noisy_counts", "noisy_views", "note_training_rows"]
+
+
+def ledger_for(trainer: Trainer, ledger: PrivacyLedger | None) -> PrivacyLedger:
+    """The ledger a release is charged to.
+
+    Args:
+        trainer: Whose private training has one.
+        ledger: What the user gave.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if ledger is not None:
+        return ledger
+    for callback in trainer.callbacks:  # type: ignore[attr-defined] # an attribute of every trainer
+        if isinstance(callback, DifferentialPrivacy):
+            return callback.ledger
+    raise ConfigurationError(
+        "private_epsilon needs a ledger to charge, and there is no DifferentialPrivacy whose ledger to take: pass "
+        "ledger=PrivacyLedger(delta=...)"
+    )
+
+
+def noisy_counts(
+    counts: Tensor, *, epsilon: float, ledger: PrivacyLedger, noise: NoiseSource | None, processes: Processes
+) -> Tensor:
+    """The counts with noise, charged before; the same in all processes.
+
+    Args:
+        counts: Exact counts over all processes, any shape; their number and shape are public.
+        epsilon: What the release costs.
+        ledger: Charged once in each process, whose ledgers are equal.
+        noise: Where noise comes from; None for the operating system.
+        processes: Each of them must call this.
+
+    Returns:
+        Whole numbers of the shape of ``counts``, int64, on the CPU; small ones may come out negative.
+
+    Raises:
+        PrivacyBudgetExceeded: The ledger can't pay; nothing is released.
+    """
+    flat = counts.flatten().cpu()
+    cells = torch.repeat_interleave(torch.arange(flat.numel()), flat)
+    # Every process draws, and the draws of all but the first are thrown away unseen.
+    noisy = private_histogram(cells, num_classes=flat.numel(), epsilon=epsilon, ledger=ledger, noise=noise)
+    return torch.as_tensor(processes.same(noisy)).view(counts.shape)
+
+
+def noisy_views(counts: Tensor, sizes: Sequence[int], names: Sequence[str]) -> dict[str, GroupSample]:
+    """By attribute, and by their intersections, what noisy counts say; negative ones are taken as 0 last.
+
+    Args:
+        counts: With noise, shape ``(I, C, C)``.
+        sizes: Number of groups of each attribute.
+        names: Of the attributes.
+    """
+    whole = GroupSample(counts)
+    views = {name: whole.attribute(sizes, position) for position, name in enumerate(names)}
+    if len(names) > 1:
+        views[" x ".join(names)] = whole
+    return {name: GroupSample(view.counts.clamp(min=0)) for name, view in views.items()}
+
+
+def _shares_rows(first: Any, second: Any) -> bool:
+    """Whether two data sets are known to have rows in common."""
+    if first is second:
+        return True
+    if isinstance(first, Subset) and isinstance(second, Subset) and first.dataset is second.dataset:
+        return not set(map(int, first.indices)).isdisjoint(map(int, second.indices))
+    return (isinstance(first, Subset) and first.dataset is second) or (
+        isinstance(second, Subset) and second.dataset is first
+    )
+
+
+def note_training_rows(trainer: Trainer, loader: Any) -> None:
+    """Add a caveat to the ledger of private training where exact figures are of its own rows.
+
+    Args:
+        trainer: The trainer.
+        loader: Of what was validated.
+    """
+    train = trainer.train_dataloader
+    if not isinstance(loader, DataLoader) or not isinstance(train, DataLoader):
+        return
+    if not _shares_rows(train.dataset, loader.dataset):
+        return
+    for callback in trainer.callbacks:  # type: ignore[attr-defined] # an attribute of every trainer
+        if isinstance(callback, DifferentialPrivacy):
+            callback.ledger.add_caveat(
+                "GroupFairness reported figures of rows that are trained on, without noise: epsilon does not cover "
+                "publishing them."
+            )
