@@ -9,5 +9,9 @@ Example:
 from __future__ import annotations
 
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.callbacks.group_dro import GroupDRO
+from lightning_privacy.callbacks.group_fairness import GroupFairness
+from lightning_privacy.callbacks.private_balance import PrivateBalance
+from lightning_privacy.callbacks.reweighing import Reweighing
 
-__all__ = ["DifferentialPrivacy"]
+__all__ = ["DifferentialPrivacy", "GroupDRO", "GroupFairness", "PrivateBalance", "Reweighing"]
