@@ -203,8 +203,8 @@ def _examples(loader: DataLoader[Any], views: int) -> list[Any]:
         if several is None:
             return dataset[index]
         found = several([index])
-        if not isinstance(found, list | tuple) or len(found) != 1:
-            size = f" of {len(found)}" if isinstance(found, list | tuple) else ""
+        if not isinstance(found, Sequence) or len(found) != 1:
+            size = f" of {len(found)}" if isinstance(found, Sequence) else ""
             raise UnsupportedError(
                 f"{type(dataset).__name__}.__getitems__ was asked for one example and returned "
                 f"{type(found).__name__}{size}: the probe needs single examples, so it must return a list of examples "

@@ -48,6 +48,9 @@ class GatheredBatch:
         return tuple(tensor[index] for tensor in self.tensors)
 
 
+Sequence.register(GatheredBatch)
+
+
 class InMemoryDataset(Dataset[tuple[torch.Tensor, ...]]):
     """Tensors whose first dimension counts the examples.
 
