@@ -12,7 +12,10 @@ from lightning_privacy.data.augmentation.draws import Draws
 from lightning_privacy.data.augmentation.geometric import Affine, Flip
 from lightning_privacy.data.augmentation.mixing import CutMix, MixUp
 from lightning_privacy.data.augmentation.policies import RandAugment, TrivialAugment
+from lightning_privacy.data.augmentation.signals import MaskFrequency, MaskTime, Rescale
+from lightning_privacy.data.augmentation.tables import MaskColumns, SwapViews
 from lightning_privacy.data.augmentation.test_time import predict_with_views
+from lightning_privacy.data.augmentation.tokens import DropTokens, MaskTokens
 
 __all__ = [
     "Affine",
@@ -23,17 +26,24 @@ __all__ = [
     "Crop",
     "CutMix",
     "Draws",
+    "DropTokens",
     "Erase",
     "Flip",
     "Geometric",
+    "MaskColumns",
+    "MaskFrequency",
+    "MaskTime",
+    "MaskTokens",
     "MixUp",
     "Noise",
     "OneOf",
     "PerExample",
     "RandAugment",
+    "Rescale",
     "ResizedCrop",
     "Sharpen",
     "Sometimes",
+    "SwapViews",
     "TrivialAugment",
     "predict_with_views",
 ]

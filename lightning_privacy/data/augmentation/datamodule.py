@@ -27,6 +27,7 @@ from typing_extensions import override
 from lightning_privacy._lightning import Callback, LightningDataModule
 from lightning_privacy.data.augmentation.batches import (
     KeyedBatch,
+    check_loader,
     keyed_loader,
     may_repeat,
     single_loaders,
@@ -206,6 +207,8 @@ class AugmentationDataModule(DataModuleProxy):
         fitting = trainer is not None and trainer.state.fn == "fit" and trainer.state.status == "running"
         repeated = fitting and _sampled_views(trainer) is not None
         singles = single_loaders(loaders)
+        for loader in singles:
+            check_loader(loader)
         groups = ExampleGroups(plan.groups, plan.by_group)
         self._proxy_repeats = repeated or any(map(may_repeat, singles))
         if trainer is not None:

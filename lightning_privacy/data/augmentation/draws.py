@@ -75,8 +75,8 @@ def row_keys(index: Tensor, *, seed: int, epoch: int, draw: int = 0, copy: Tenso
     Returns:
         int64, ``(B,)``.
     """
-    keys = _mix(index * _signed(_STEP) + mixed_key(seed, epoch, draw))
-    return keys if copy is None else _mix(keys + copy * _signed(_STEP))
+    keys = index * _signed(_STEP) + mixed_key(seed, epoch, draw)
+    return _mix(keys if copy is None else keys.add_(copy * _signed(_SECOND)))
 
 
 class Draws:
