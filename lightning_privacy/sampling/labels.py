@@ -22,7 +22,7 @@ from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["factorize", "label_array"]
+__all__ = ["combine", "factorize", "label_array"]
 
 _ATTRIBUTES = ("targets", "labels")
 # Below so many distinct values per example a table is faster than a sort, and small enough.
@@ -66,36 +66,41 @@ def factorize(values: NDArray[Any]) -> tuple[NDArray[np.int64], list[Hashable]]:
     Returns:
         The number of each example's value, shape ``(N,)``, and the values as plain Python types (rows as tuples).
     """
-    if values.ndim == 1:
-        return _factorize_column(values)
-    columns = [_factorize_column(column) for column in values.T]
-    return combine([codes for codes, _ in columns], [names for _, names in columns])
+    columns = [_number(column) for column in ([values] if values.ndim == 1 else values.T)]
+    factors = [(codes, list(distinct.tolist())) for codes, distinct in columns]
+    return factors[0] if values.ndim == 1 else combine(*zip(*factors, strict=True))
 
 
 def combine(
     codes: Sequence[NDArray[np.int64]], names: Sequence[Sequence[Hashable]]
 ) -> tuple[NDArray[np.int64], list[Hashable]]:
-    """Number the combinations of several factors that occur; the names are tuples."""
+    """Number the combinations of several factors that occur; the names are tuples.
+
+    Args:
+        codes: For each factor the number of each example's value, shape ``(N,)``.
+        names: For each factor what its numbers stand for.
+    """
     joint = codes[0]
     present: list[tuple[Hashable, ...]] = [(name,) for name in names[0]]
     for more, labels in zip(codes[1:], names[1:], strict=True):
-        joint, kept = _factorize_column(joint * len(labels) + more)
-        pairs = [divmod(int(str(code)), len(labels)) for code in kept]  # whole numbers, typed as any name is
+        joint, distinct = _number(joint * len(labels) + more)
+        pairs = (divmod(int(pair), len(labels)) for pair in distinct)
         present = [(*present[first], labels[second]) for first, second in pairs]
     return joint, list(present)
 
 
-def _factorize_column(values: NDArray[Any]) -> tuple[NDArray[np.int64], list[Hashable]]:
-    if values.dtype.kind in "bu" or (values.dtype.kind == "i" and values.min() >= 0):
+def _number(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """The place of each value among the distinct ones, and these in increasing order."""
+    if values.dtype.kind in "biu" and values.min() >= 0:
         top = int(values.max()) + 1
         if top <= _TABLE_PER_EXAMPLE * len(values):
-            values = values.astype(np.uint8) if values.dtype.kind == "b" else values
-            kept = np.flatnonzero(np.bincount(values, minlength=top))
+            numbers = values.astype(np.int64)
+            distinct = np.flatnonzero(np.bincount(numbers, minlength=top))
             table = np.zeros(top, np.int64)
-            table[kept] = np.arange(len(kept))
-            return table[values], list(kept.tolist())
+            table[distinct] = np.arange(len(distinct))
+            return table[numbers], distinct
     distinct, codes = np.unique(values, return_inverse=True)
-    return codes.astype(np.int64).reshape(-1), list(distinct.tolist())
+    return codes.astype(np.int64).reshape(-1), distinct
 
 
 def _read(source: object, name: str) -> NDArray[Any]:
