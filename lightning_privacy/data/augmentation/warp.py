@@ -83,17 +83,31 @@ def warp(
     across = columns[None, :, None] * relative[:, None, 0] + relative[:, None, 2]
     down = rows[None, :, None] * relative[:, None, 1]
     grid = down[:, :, None] + across[:, None]
-    zeros = fill is None or (mode == "nearest" and not any(fill))
-    if not zeros:
-        floats = torch.cat([floats, torch.ones_like(floats[:, :1])], 1)
     moved = F.grid_sample(floats, grid, mode=mode, padding_mode="zeros", align_corners=False)
-    if not zeros and fill is not None:
-        moved, inside = moved[:, :-1], moved[:, -1:]
+    if fill is not None and (mode == "bilinear" or any(fill)):
+        inside = _inside(grid, (images.shape[-2], images.shape[-1]), mode)
         values = torch.tensor(fill, dtype=moved.dtype, device=moved.device).view(1, -1, 1, 1)
-        moved = torch.where(inside < 0.5, values, moved) if mode == "nearest" else (moved - values) * inside + values
+        if mode == "nearest":
+            moved = torch.where(inside < 0.5, values, moved)
+        elif any(fill):
+            moved = moved.sub_(values).mul_(inside).add_(values)
+        else:
+            moved = moved.mul_(inside)
     if moved.dtype == images.dtype:
         return moved
     return moved.to(images.dtype) if images.is_floating_point() else moved.round_().to(images.dtype)
+
+
+def _inside(grid: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """How much of what is read at each place is within the image, from 0 to 1, ``(B, 1, H, W)``."""
+    shares = []
+    for axis, extent in ((0, size[1]), (1, size[0])):
+        places = (grid[..., axis] + 1).mul_(extent / 2).sub_(0.5)
+        if mode == "nearest":
+            places.round_()
+        # 1 within, 0 from one pixel outside on.
+        shares.append(places.sub_((extent - 1) / 2).abs_().neg_().add_((extent + 1) / 2).clamp_(0, 1))
+    return shares[0].mul_(shares[1]).unsqueeze(1)
 
 
 def moved_points(points: Tensor, maps: Tensor, *, size: tuple[int, int], out_size: tuple[int, int]) -> Tensor:
