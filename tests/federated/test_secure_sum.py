@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_privacy.errors import ConfigurationError, PrivacyViolation
+from lightning_privacy.federated.aggregation import CoordinateMedian, Krum, WeightedMean
 from lightning_privacy.federated.secure_sum import Collector, FixedPoint, Party, Roll, SecureSum, sum_over_ranks
 from lightning_privacy.federated.secure_sum.masks import SEED_BYTES, add_mask, agree, decrypt, encrypt
 from lightning_privacy.federated.secure_sum.roll import default_threshold
@@ -273,6 +274,18 @@ def test_a_party_never_reveals_twice_nor_masks_twice():
         Party(1, roll).reveal([0, 1])
 
 
+def test_the_collector_takes_each_vector_once_and_of_sharers_only():
+    roll = Roll((0, 1, 2), 2, b"s")
+    keys = {number: Party(number, roll).advertise() for number in roll.parties}
+    collector = Collector(roll, keys, [0, 1], 2)
+    collector.add(0, np.zeros(2, dtype=np.uint64))
+    for party in (0, 2):
+        with pytest.raises(PrivacyViolation, match=f"vector of party {party} came twice, or without"):
+            collector.add(party, np.zeros(2, dtype=np.uint64))
+    with pytest.raises(PrivacyViolation, match="advertised no keys"):
+        Collector(roll, {0: keys[0], 1: keys[1]}, [0, 2], 2)
+
+
 def test_keys_are_checked():
     roll = Roll((0, 1, 2), 2, b"s")
     parties = [Party(number, roll) for number in range(3)]
@@ -422,6 +435,14 @@ def test_a_session_is_for_one_sum():
         session.close()
     with pytest.raises(PrivacyViolation, match="is closed"):
         session.submit(1, torch.ones(2))
+
+
+@pytest.mark.parametrize("aggregator", [CoordinateMedian(), Krum(1)], ids=str)
+def test_an_aggregator_that_compares_deltas_is_refused(aggregator):
+    with pytest.raises(ConfigurationError, match=r"compares the clients' deltas one by one.*WeightedMean\(\)"):
+        SecureSum().check(aggregator)
+    SecureSum().check(WeightedMean())
+    SecureSum().check(WeightedMean(weighted=False))
 
 
 def test_the_default_threshold_is_above_two_thirds():

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lightning_privacy._validate import positive_int
-from lightning_privacy.errors import PrivacyViolation
+from lightning_privacy.errors import ConfigurationError, PrivacyViolation
+from lightning_privacy.federated.aggregation import Aggregator
 from lightning_privacy.federated.secure_sum.collector import Collector
 from lightning_privacy.federated.secure_sum.fixed_point import FixedPoint
 from lightning_privacy.federated.secure_sum.party import Party
@@ -51,6 +52,21 @@ class SecureSum:
     def __post_init__(self) -> None:
         if self.threshold is not None:
             positive_int(threshold=self.threshold)
+
+    def check(self, aggregator: Aggregator) -> None:
+        """Refuse an aggregator that needs to see more than a sum.
+
+        Args:
+            aggregator: the run's.
+
+        Raises:
+            ConfigurationError: it is not a mean.
+        """
+        if not aggregator.linear:
+            raise ConfigurationError(
+                f"aggregator {aggregator!r} compares the clients' deltas one by one, and a secure sum shows their sum "
+                "only: use WeightedMean(), or leave the secure sum out"
+            )
 
     def open(self, cohort: Iterable[int]) -> SecureSumSession:
         """Start the sum of a round: keys are agreed on and secrets shared.
