@@ -192,7 +192,8 @@ class BalancedPoissonSampler(StepSampler):
         ]
         # In random order, so that shares of replicas and micro-batches are alike.
         places = generator.permutation(np.concatenate([np.empty(0, np.int64), *parts]))
-        return self._members[places]
+        drawn: NDArray[np.int64] = self._members[places]
+        return drawn
 
     def _sizes(self, step: int) -> NDArray[np.int64]:
         return np.asarray(self._generator(step, SIZES).binomial(self._counts, self._rates), np.int64)

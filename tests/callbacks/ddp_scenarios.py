@@ -28,7 +28,9 @@ from torch.utils.data import DataLoader, DistributedSampler, Subset, random_spli
 from lightning_privacy._lightning import Callback, DDPStrategy, ModelCheckpoint
 from lightning_privacy.accounting import GaussianRelease, PrivacyLedger
 from lightning_privacy.callbacks import DifferentialPrivacy
+from lightning_privacy.callbacks.private_balance import PrivateBalance
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
+from lightning_privacy.sampling import BalancedSampler
 
 SIZE, BATCH, STEPS = 37, 5, 8
 DEADLINE = 120.0  # seconds after which a process counts as hanging
@@ -244,6 +246,33 @@ def disagreeing(world: int, rank: int, folder: Path) -> Any:
         except ConfigurationError as error:
             said[name] = str(error)
     return said
+
+
+def balanced(world: int, rank: int, folder: Path) -> Any:
+    """Class-balanced trainings: by sampling with public and with noisy counts, by weights, and ones that disagree."""
+    labels = [int(number % 6 == 0) for number in range(SIZE)]
+    cases = {
+        "public": PrivateBalance(public_counts=True),
+        "noisy": PrivateBalance(count_epsilon=0.5),
+        "weights": PrivateBalance(loss_weighting="inverse"),
+    }
+    results: dict[str, Any] = {}
+    for name, balance in cases.items():
+        privacy = private(balance=balance, probe=False)
+        loader = Tiny.loader(SIZE, BATCH, shuffle=False, sampler=BalancedSampler(labels))
+        results[name] = fit(world, privacy=privacy, loader=loader)
+        results[name]["balance"] = privacy.state_dict()["settings"]["balance"]
+    system = DifferentialPrivacy(delta=0.01, noise_multiplier=1.0, probe=False)  # each would draw other noisy counts
+    results["unseeded"] = fit(
+        world, privacy=system, loader=Tiny.loader(SIZE, BATCH, shuffle=False, sampler=BalancedSampler(labels))
+    )
+    results["unseeded"]["balance"] = system.state_dict()["settings"]["balance"]
+    mixed = BalancedSampler([*labels[rank:], *labels[:rank]])
+    try:
+        fit(world, loader=Tiny.loader(SIZE, BATCH, shuffle=False, sampler=mixed))
+    except ConfigurationError as error:
+        results["disagreement"] = str(error)
+    return results
 
 
 class AtStepFive(Callback):
