@@ -301,6 +301,15 @@ def test_a_rate_that_was_chosen_stops_at_the_budget_like_any_run(tiny: Any) -> N
     assert privacy.ledger.epsilon(exact=True) <= 4.0
 
 
+def test_p24_closures_that_run_again_are_refused_however_large_the_batch(tiny: Any) -> None:
+    """With public counts that are too large, a batch of the size of the data is still a random part of it."""
+    module = tiny.Module()
+    module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters())
+    privacy = private(tiny, balance=PrivateBalance(public_counts={"0": 360, "1": 40}))
+    with pytest.raises(UnsupportedError, match="LBFGS"):
+        fit(tiny, privacy, balanced_loader(tiny, batch_size=SIZE), module=module)
+
+
 # Weights on the losses
 
 
