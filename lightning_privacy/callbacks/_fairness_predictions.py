@@ -170,7 +170,7 @@ class Reading:
             ConfigurationError: There are none.
         """
         if self._target is not None:
-            found = column_of(fields_of(batch), self._target, argument="target")
+            found = column_of(batch if callable(self._target) else fields_of(batch), self._target, argument="target")
         else:
             found = _named(outputs, _TARGETS) if isinstance(outputs, Mapping) else None
             batch = fields_of(batch)
@@ -178,12 +178,18 @@ class Reading:
                 found = _named(batch, _TARGETS)
             if found is None and isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) > 1:
                 found = batch[1]
-            if found is None:
-                raise ConfigurationError(
-                    f"there are no labels in the batch, a {type(batch).__name__}: none of {', '.join(_TARGETS)} and no "
-                    "second part. Say where they are with target=, a key, a place or a function of the batch"
-                )
-        labels = found if isinstance(found, Tensor) else torch.as_tensor(found)
+        if found is None:
+            raise ConfigurationError(
+                f"there are no labels in the batch, a {type(batch).__name__}: none of {', '.join(_TARGETS)} and no "
+                "second part. Say where they are with target=, a key, a place or a function of the batch"
+            )
+        try:
+            labels = found if isinstance(found, Tensor) else torch.as_tensor(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"labels must be numbers, one class per example, got a {type(found).__name__}: say where they are with "
+                "target=, a key, a place or a function of the batch"
+            ) from error
         labels = labels.detach().squeeze(1) if labels.dim() == 2 and labels.shape[1] == 1 else labels.detach()
         if labels.dim() != 1:
             raise ConfigurationError(

@@ -176,7 +176,7 @@ def test_a_mapping_and_a_data_class(tiny):
     model.validation_step = lambda batch, batch_idx: None
     validate(tiny, callback, loader, model)
     check(callback, expected(data))
-    named, callback = Data("named"), fairness(groups="sex")
+    named, callback = Data("named"), fairness(groups=lambda batch: batch.sex, target=lambda batch: batch.y)
     validate(tiny, callback, DataLoader(named, 20, collate_fn=as_data_class), model)
     check(callback, expected(named))
 
@@ -416,11 +416,13 @@ class NoForward(Model):
         ({"predict": lambda module, batch: "yes"}, "tuple", Model, "predict gave a str"),
         ({"target": "label"}, "tuple", Model, "target='label' is not in the batch"),
         ({"target": 0}, "tuple", Model, r"labels must be one class per example, got shape \(20, 3\)"),
+        ({"target": lambda batch: ["yes", "no"]}, "tuple", Model, "labels must be numbers, .* got a list"),
+        ({"target": lambda batch: None}, "tuple", Model, "there are no labels in the batch"),
         ({"num_classes": 3}, "tuple", Model, "num_classes=3, but the predictions have 2 classes"),
         ({"positive_class": 5}, "tuple", Model, "positive_class must be in 0 to 1, got 5"),
     ],
     ids=["key", "place", "number", "text", "fraction", "shape", "length", "none", "forward", "kind", "predict",
-         "target", "labels", "classes", "positive"],
+         "target", "labels", "texts", "no labels", "classes", "positive"],
 )  # fmt: skip
 def test_what_cannot_be_found_is_named(tiny, options, form, model, message):
     module = model()
