@@ -305,6 +305,15 @@ def test_bad_data_is_named(partition, labels, size, message):
         partition.split(labels, size, seed=0)
 
 
+def test_a_partition_of_ones_own_may_leave_no_client_empty():
+    class Lopsided(IIDPartition):
+        def owners(self, labels, num_examples, seed):
+            return np.zeros(num_examples, dtype=np.int64)
+
+    with pytest.raises(ConfigurationError, match=r"every client must have an example, got 2 .* the first is client 1"):
+        Lopsided(3).split(None, 5, seed=0)
+
+
 def test_a_bad_seed_is_named():
     with pytest.raises(ConfigurationError, match="seed must be a whole number >= 0, got -1"):
         IIDPartition(2).split(None, 4, seed=-1)
