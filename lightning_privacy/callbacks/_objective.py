@@ -91,7 +91,7 @@ class ObjectiveCallback(Callback):
             )
         name = type(pl_module).__name__
 
-        def transform(batch: Any, output: Any) -> Any:
+        def transform(_module: LightningModule, batch: Any, output: Any) -> Any:
             losses = losses_of(output, name)
             loss = self.reduce(trainer, losses, batch)
             # What else holds a graph would stay in memory with it as long as callbacks may look at the output.

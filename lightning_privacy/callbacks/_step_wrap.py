@@ -10,7 +10,7 @@ Example:
     ...     def training_step(self, batch, batch_idx):
     ...         return batch
     >>> module = Module()
-    >>> wrap_training_step(module, lambda batch, output: output + 1)
+    >>> wrap_training_step(module, lambda module, batch, output: output + 1)
     >>> module.training_step(1, 0), copy.deepcopy(module).training_step(1, 0)
     (2, 1)
     >>> unwrap_training_step(module)
@@ -30,8 +30,8 @@ from lightning_privacy.errors import ConfigurationError
 
 __all__ = ["carry_training_step", "unwrap_training_step", "wrap_training_step"]
 
-Transform = Callable[[Any, Any], Any]
-"""Called with the batch and the output of the module's own step; returns the output that Lightning sees."""
+Transform = Callable[[Any, Any, Any], Any]
+"""Called with module, batch and the output of the module's own step; returns the output that Lightning sees."""
 
 _STEP = "training_step"
 
@@ -50,7 +50,7 @@ class _WrappedStep:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         batch = args[0] if args else next(iter(kwargs.values()))
-        return self.transform(batch, self.original(*args, **kwargs))
+        return self.transform(self.module, batch, self.original(*args, **kwargs))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if self.previous is not None:
