@@ -55,7 +55,8 @@ class DPOptimizer(Optimizer):
     Each batch must be a Poisson sample at rate ``sample_rate`` (:class:`~lightning_privacy.sampling.PoissonSampler`)
     for the ledger to be right, and the loss a mean (or sum) of per-example losses. Call the module itself, then
     ``backward`` once, then ``step``. A batch that doesn't fit in memory goes through :meth:`accumulate`, an empty one
-    through :meth:`empty_step`.
+    through :meth:`empty_step`: a Poisson sample has any size, 0 included. A ``DataLoader`` whose ``batch_sampler`` is a
+    ``PoissonSampler`` needs a ``collate_fn`` that knows it (see the example), as torch's own fails on an empty list.
 
     Args:
         optimizer: any optimizer that needs one gradient per step.
@@ -77,6 +78,30 @@ class DPOptimizer(Optimizer):
     Raises:
         ConfigurationError: a number out of range, a ledger without a sample rate, parameters foreign to the module.
         UnsupportedError: a layer or an optimizer that would void the guarantee, or several processes.
+
+    Example:
+        >>> from torch.utils.data import DataLoader, TensorDataset, default_collate
+        >>> data, model = TensorDataset(torch.randn(4, 2)), nn.Linear(2, 1)
+        >>> batches = [[0, 2], [], [1]]  # or PoissonSampler(len(data), sample_rate=0.25, steps=3)
+        >>> def collate(examples):
+        ...     return default_collate(examples) if examples else None
+        >>> optimizer = DPOptimizer(
+        ...     torch.optim.SGD(model.parameters(), lr=0.1),
+        ...     model,
+        ...     noise_multiplier=1.0,
+        ...     max_grad_norm=1.0,
+        ...     expected_batch_size=1.0,
+        ... )
+        >>> for batch in DataLoader(data, batch_sampler=batches, collate_fn=collate):
+        ...     if batch is None:
+        ...         optimizer.empty_step()  # noise alone: skipping would tell that the batch was empty
+        ...         continue
+        ...     optimizer.zero_grad()
+        ...     model(batch[0]).mean().backward()
+        ...     optimizer.step()
+        >>> optimizer.state_dict()["private_steps"]
+        3
+        >>> optimizer.detach()
     """
 
     def __init__(

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
 
-# In one worker: what all tests look at is computed once, by processes of its own.
+# What all tests look at is computed once, by processes of its own, in whichever worker comes first.
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ddp")]
 
 SCRIPT = Path(__file__).with_name("ddp_scenarios.py")
@@ -63,8 +64,15 @@ class Outcomes:
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    folder = tmp_path_factory.mktemp("ddp")
-    start(str(SCRIPT), str(folder), *SCENARIOS, folder=folder)
+    base = tmp_path_factory.getbasetemp()
+    # Workers of pytest-xdist that are not told to keep groups together wait for the one that came first.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = shared / "ddp", shared / "ddp.done"
+    with FileLock(shared / "ddp.lock"):
+        if not done.exists():
+            folder.mkdir()
+            start(str(SCRIPT), str(folder), *SCENARIOS, folder=folder)
+            done.touch()
     return Outcomes(folder)
 
 
