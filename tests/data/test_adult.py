@@ -87,6 +87,18 @@ def test_p33_what_a_row_becomes_does_not_depend_on_the_others(tmp_path):
     assert torch.equal(AdultDataModule(tmp_path, val_size=0).splits.train.tensors[0][0], alone)
 
 
+def test_batches_have_the_groups_of_sex_and_race_by_name(tmp_path):
+    black_woman = ROW.format("Cuba", ">50K").replace("White, Male", "Black, Female")
+    unknown = ROW.format("Cuba", "<=50K").replace("White, Male", "?, ?")
+    _write(tmp_path, [ROW.format("Cuba", "<=50K"), black_woman, unknown], [black_woman])
+    data = AdultDataModule(tmp_path, val_size=0)
+    (batch,) = data.test_dataloader()
+    assert (batch.labels.tolist(), batch.sex.tolist(), batch.race.tolist()) == ([1], [0], [4])
+    features, labels, sex, race = next(iter(data.train_dataloader()))
+    assert sorted(zip(labels.tolist(), sex.tolist(), race.tolist(), strict=True)) == [(0, 1, 0), (0, 2, 5), (1, 0, 4)]
+    assert features.shape == (3, NUM_FEATURES)
+
+
 def test_a_missing_file_is_named_with_its_source(tmp_path):
     with pytest.raises(ConfigurationError, match=r"lacks adult\.data and adult\.test: fetch them from https://"):
         AdultDataModule(tmp_path).prepare_data()
