@@ -310,7 +310,7 @@ def test_a_partition_of_ones_own_may_leave_no_client_empty():
         def owners(self, labels, num_examples, seed):
             return np.zeros(num_examples, dtype=np.int64)
 
-    with pytest.raises(ConfigurationError, match=r"every client must have an example, got 2 .* the first is client 1"):
+    with pytest.raises(ConfigurationError, match=r"every client must have an example, got 2 .*the first is client 1"):
         Lopsided(3).split(None, 5, seed=0)
 
 
