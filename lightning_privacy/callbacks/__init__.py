@@ -8,10 +8,18 @@ Example:
 
 from __future__ import annotations
 
+from lightning_privacy.callbacks.adversarial_debiasing import AdversarialDebiasing
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_privacy.callbacks.group_dro import GroupDRO
 from lightning_privacy.callbacks.group_fairness import GroupFairness
 from lightning_privacy.callbacks.private_balance import PrivateBalance
 from lightning_privacy.callbacks.reweighing import Reweighing
 
-__all__ = ["DifferentialPrivacy", "GroupDRO", "GroupFairness", "PrivateBalance", "Reweighing"]
+__all__ = [
+    "AdversarialDebiasing",
+    "DifferentialPrivacy",
+    "GroupDRO",
+    "GroupFairness",
+    "PrivateBalance",
+    "Reweighing",
+]

@@ -6,7 +6,8 @@ always a part of the held-out data.
 
 from __future__ import annotations
 
-from lightning_privacy.data.adult import AdultDataModule
+from lightning_privacy.data.adult import AdultBatch, AdultDataModule
+from lightning_privacy.data.coloured import coloured
 from lightning_privacy.data.deskew import Deskew
 from lightning_privacy.data.digits import DigitsDataModule
 from lightning_privacy.data.features import ScatteringFeatures, compute_features
@@ -16,6 +17,7 @@ from lightning_privacy.data.scattering import Scattering2d
 from lightning_privacy.data.shakespeare import ShakespeareDataModule, SpeakerDataset
 
 __all__ = [
+    "AdultBatch",
     "AdultDataModule",
     "Deskew",
     "DigitsDataModule",
@@ -28,5 +30,6 @@ __all__ = [
     "ShakespeareDataModule",
     "SpeakerDataset",
     "Splits",
+    "coloured",
     "compute_features",
 ]

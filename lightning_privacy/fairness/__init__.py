@@ -11,22 +11,32 @@ Example:
 
 from __future__ import annotations
 
+from lightning_privacy.fairness.adversarial import Adversary, debiased_gradient, reverse_gradient
 from lightning_privacy.fairness.auroc import group_auroc
+from lightning_privacy.fairness.batch_groups import groups_of
 from lightning_privacy.fairness.bootstrap import interval, resample_counts, resample_rows
 from lightning_privacy.fairness.calibration import group_calibration_error
 from lightning_privacy.fairness.confusion import attribute_groups, group_confusion, intersect, marginal_counts
 from lightning_privacy.fairness.disparities import difference, disparities, ratio, worst_group
+from lightning_privacy.fairness.group_dro import GroupDROLoss
 from lightning_privacy.fairness.log_loss import group_log_loss
 from lightning_privacy.fairness.metrics import GroupDisparity, GroupMetrics
 from lightning_privacy.fairness.rates import group_rates, one_against_rest
+from lightning_privacy.fairness.reweighing import cell_counts, reweighing_weights
 from lightning_privacy.fairness.sample import GroupSample, Intervals
+from lightning_privacy.fairness.thresholds import GroupThresholds, scores_of
 
 __all__ = [
+    "Adversary",
+    "GroupDROLoss",
     "GroupDisparity",
     "GroupMetrics",
     "GroupSample",
+    "GroupThresholds",
     "Intervals",
     "attribute_groups",
+    "cell_counts",
+    "debiased_gradient",
     "difference",
     "disparities",
     "group_auroc",
@@ -34,6 +44,7 @@ __all__ = [
     "group_confusion",
     "group_log_loss",
     "group_rates",
+    "groups_of",
     "intersect",
     "interval",
     "marginal_counts",
@@ -41,5 +52,8 @@ __all__ = [
     "ratio",
     "resample_counts",
     "resample_rows",
+    "reverse_gradient",
+    "reweighing_weights",
+    "scores_of",
     "worst_group",
 ]
