@@ -132,6 +132,9 @@ def test_a_crop_is_torchvisions_at_the_same_place(padding_mode, padding):
         padded = tvf.pad(image, list(padding) if padding and padding != 4 else padding, 0.5, padding_mode)
         theirs = tvf.crop(padded, int(places.top[row]), int(places.left[row]), 12, 20)
         assert torch.equal(crop.move_images(batch, places)[row], theirs)
+    left, top, right, bottom = places.padding
+    padded = tvf.pad(batch, [left, top, right, bottom], 0.5, padding_mode)
+    assert torch.equal(crop._gathered(padded, places), crop.move_images(batch, places))  # as on an accelerator
 
 
 def test_every_place_of_a_crop_is_as_likely_as_torchvision_has_it():

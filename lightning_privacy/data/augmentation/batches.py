@@ -67,10 +67,10 @@ class KeyedBatch(NamedTuple):
 
 
 class _Together(list[KeyedExample]):
-    """Examples that a data set gave together in something of its own, and their numbers.
+    """Examples that a data set gave together, and their numbers.
 
-    It is the list of them where there is one, as for the independence probe, which looks at examples one by one; a list
-    of many would cost more than the data set has saved.
+    It is the list of them where there is one, as for the independence probe, which looks at examples one by one; an
+    object for each of many would cost time.
     """
 
     def __init__(self, examples: Any, indices: list[int]) -> None:
@@ -106,12 +106,9 @@ class KeyedDataset(DatasetProxy):
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         several = getattr(self._proxied, "__getitems__", None)
-        if several is None:
-            return [self[index] for index in indices]
-        examples = several(indices)
-        if isinstance(examples, list | tuple):
-            return [KeyedExample(one, Key(int(index))) for one, index in zip(examples, indices, strict=True)]
-        return _Together(examples, [int(index) for index in indices])
+        data = self._proxied
+        examples = [data[index] for index in indices] if several is None else several(indices)
+        return _Together(examples, list(indices))
 
 
 class KeyedCollate:

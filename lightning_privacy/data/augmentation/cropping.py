@@ -97,20 +97,25 @@ class Crop(Geometric):
         return _Places(draws.integers(spare_down + 1), draws.integers(spare_across + 1), (left, top, right, bottom))
 
     def _cut(self, images: Tensor, places: _Places, mode: str, fill: float) -> Tensor:
+        on_cpu = images.device.type == "cpu"
+        if mode == "constant" and on_cpu:
+            return self._copied(images, places, mode, fill)
         left, top, right, bottom = places.padding
-        height, width = self.size
-        if mode != "constant":
+        if mode == "constant":
+            images = F.pad(images, (left, right, top, bottom), value=fill)
+        else:
             floats = images if images.is_floating_point() else images.to(torch.float32)
             images = F.pad(floats, (left, right, top, bottom), mode=_MODES[mode]).to(images.dtype)
-        elif images.device.type != "cpu":
-            images = F.pad(images, (left, right, top, bottom), value=fill)
-        if images.device.type != "cpu":
-            rows = (places.top[:, None] + torch.arange(height))[:, :, None] * images.shape[-1]
-            positions = rows + (places.left[:, None] + torch.arange(width))[:, None, :]
-            positions = positions.flatten(1).to(images.device, non_blocking=True)[:, None]
-            pixels: Tensor = images.flatten(2).gather(2, positions.expand(-1, images.shape[1], -1))
-            return pixels.view(*images.shape[:2], height, width)
-        return self._copied(images, places, mode, fill)
+        return self._copied(images, places, mode, fill) if on_cpu else self._gathered(images, places)
+
+    def _gathered(self, padded: Tensor, places: _Places) -> Tensor:
+        """Read all pieces of padded images in one go, where starting a copy for each would take longer."""
+        height, width = self.size
+        rows = (places.top[:, None] + torch.arange(height))[:, :, None] * padded.shape[-1]
+        positions = rows + (places.left[:, None] + torch.arange(width))[:, None, :]
+        positions = positions.flatten(1).to(padded.device, non_blocking=True)[:, None]
+        pixels: Tensor = padded.flatten(2).gather(2, positions.expand(-1, padded.shape[1], -1))
+        return pixels.view(*padded.shape[:2], height, width)
 
     def _copied(self, images: Tensor, places: _Places, mode: str, fill: float) -> Tensor:
         """Copy what of each image is seen; padding by a constant is never made."""

@@ -16,7 +16,7 @@ Example:
 
 from __future__ import annotations
 
-from math import pi
+from math import pi, prod
 
 import torch
 from torch import Tensor
@@ -127,9 +127,7 @@ class Draws:
         return Draws(torch.tensor([mixed_key(self.shared, self._used)]))
 
     def _bits(self, *shape: int) -> Tensor:
-        count = 1
-        for extent in shape:
-            count *= extent
+        count = prod(shape)
         counters = torch.arange(self._used + 1, self._used + count + 1).mul_(_signed(_STEP))
         self._used += count
         return _mix(self.keys[:, None] + counters).view(len(self.keys), *shape)
@@ -159,25 +157,26 @@ class Draws:
         On the CPU they come from a generator for each row, which is faster; so they are not those of a GPU.
         """
         keys = self._bits()
-        if device.type == "cpu":
-            out = torch.empty(len(keys), *shape)
-            generator = torch.Generator()
-            for row, key in zip(out, keys.tolist(), strict=True):
-                generator.manual_seed(key)
-                if normal:
-                    row.normal_(generator=generator)
-                else:
-                    row.uniform_(generator=generator)
-            return out
-        on_device = Draws(keys.to(device))
-        count = 1
-        for extent in shape:
-            count *= extent
-        counters = torch.arange(1, count + 1, device=device).mul_(_signed(_STEP))
-        bits = _mix(on_device.keys[:, None] + counters).view(len(keys), *shape)
-        first = _shifted(bits, 64 - _FLOAT_BITS).to(torch.float32).mul_(2.0**-_FLOAT_BITS)
-        if not normal:
-            return first
-        # Box and Muller (1958), with the other bits of the same number for the angle.
-        second = bits.bitwise_and_(2**_FLOAT_BITS - 1).to(torch.float32).mul_(2 * pi / 2**_FLOAT_BITS)
-        return first.neg_().log1p_().mul_(-2).sqrt_().mul_(second.cos_())
+        if device.type != "cpu":
+            return _hashed(keys.to(device), shape, normal=normal)
+        out = torch.empty(len(keys), *shape)
+        generator = torch.Generator()
+        for row, key in zip(out, keys.tolist(), strict=True):
+            generator.manual_seed(key)
+            if normal:
+                row.normal_(generator=generator)
+            else:
+                row.uniform_(generator=generator)
+        return out
+
+
+def _hashed(keys: Tensor, shape: tuple[int, ...], *, normal: bool) -> Tensor:
+    """Many numbers for each key, computed where the keys are, float32, ``(B, *shape)``."""
+    counters = torch.arange(1, prod(shape) + 1, device=keys.device).mul_(_signed(_STEP))
+    bits = _mix(keys[:, None] + counters).view(len(keys), *shape)
+    first = _shifted(bits, 64 - _FLOAT_BITS).to(torch.float32).mul_(2.0**-_FLOAT_BITS)
+    if not normal:
+        return first
+    # Box and Muller (1958), with the other bits of the same number for the angle.
+    second = bits.bitwise_and_(2**_FLOAT_BITS - 1).to(torch.float32).mul_(2 * pi / 2**_FLOAT_BITS)
+    return first.neg_().log1p_().mul_(-2).sqrt_().mul_(second.cos_())
