@@ -142,10 +142,11 @@ class _Rehearsal:
 
     def moments(self) -> list[Moment]:
         """Times at which a step may do something else: the next epoch, with another batch, and the last one."""
-        epoch, step, limits = self.trainer.current_epoch, self.trainer.global_step, self.trainer.fit_loop
+        trainer = self.trainer
+        epoch, step = trainer.current_epoch, trainer.global_step
         # Without a limit: later than any warm-up.
-        last_epoch = (limits.max_epochs if (limits.max_epochs or -1) > 0 else _LATE_EPOCH) - 1
-        last_step = (limits.max_steps if limits.max_steps > 0 else _LATE_STEP) - 1
+        last_epoch = (trainer.max_epochs if (trainer.max_epochs or -1) > 0 else _LATE_EPOCH) - 1
+        last_step = (trainer.max_steps if trainer.max_steps > 0 else _LATE_STEP) - 1
         times = [(epoch + 1, step + 1, self.batch_idx + 1), (last_epoch, last_step, self.batch_idx)]
         return [
             Moment(f"in epoch {then[0]}, at step {then[1]}, with batch_idx {then[2]}", partial(self._at, *then))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Container, Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,9 +16,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_privacy.errors import (
-    ConfigurationError,
     LightningPrivacyError,
     UnsupportedError,
+)
+from lightning_privacy.gradients.bystanders import (
+    CalledPlainly,
+    LossSite,
+    PublicSite,
+    RootSite,
+    WatchedSite,
+    first_batch_size,
 )
 from lightning_privacy.gradients.contributions import Contribution, Dense
 from lightning_privacy.gradients.fallback import (
@@ -32,18 +38,16 @@ from lightning_privacy.gradients.fallback import (
     opacus_sampler,
     swapped_parameters,
 )
-from lightning_privacy.gradients.functional import FollowedParameters, tensors_in
+from lightning_privacy.gradients.functional import FollowedParameters
 from lightning_privacy.gradients.inspection import loss_problem
-from lightning_privacy.gradients.interception import intercept
+from lightning_privacy.gradients.interception import Handler, intercept
 from lightning_privacy.gradients.layout import FIRST
 from lightning_privacy.gradients.listening import Site, Use, hook
 from lightning_privacy.gradients.precision import full_precision
-from lightning_privacy.gradients.recorder import Recorder, Watch
+from lightning_privacy.gradients.recorder import Recorder
 from lightning_privacy.gradients.rules import RULES, CompositeRule, Rule, composite_rule_for, rule_for
 
 __all__ = ["install"]
-
-_Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 # Methods in which a network's own code computes a loss from a batch.
 _STEPS = ("training_step",)
@@ -245,77 +249,6 @@ class _FallbackSite(Site):
         self.collect(use, {name: Dense(gradient.contiguous().to(self.dtype))}, gradient.shape[0])
 
 
-class _WatchedSite:
-    """A module with parameters of its own next to children: what it computes with them is followed."""
-
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
-
-    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with self.watch.watching((args, kwargs)):
-            return original(*args, **kwargs)
-
-
-class _LossSite:
-    """A loss that divides by a count of the batch: nothing is wrong with it until it is trained on."""
-
-    def __init__(self, name: str, layer: nn.Module, recorder: Recorder, problem: str) -> None:
-        self.name, self.layer, self.recorder, self.problem = name, layer, recorder, problem
-
-    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.recorder.armed and self.recorder.listening():
-            raise UnsupportedError(f"layer '{self.name}' ({type(self.layer).__name__}): {self.problem}")
-        return original(*args, **kwargs)
-
-
-class _CalledPlainly:
-    """A compiled module: what it was made from has sites, which a compiled graph would not come by."""
-
-    def __init__(self, plain: Callable[..., Any]) -> None:
-        self.plain = plain
-
-    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self.plain(*args, **kwargs)
-
-
-class _RootSite:
-    """The network itself, where its own input tells the batch size when nobody else does."""
-
-    def __init__(self, network: nn.Module, recorder: Recorder, inner: _Handler | None, method: str) -> None:
-        self.network = network
-        self.recorder = recorder
-        self.inner = inner
-        self.method = method
-
-    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        recorder = self.recorder
-        listening = recorder.armed and recorder.listening()
-        if listening and recorder.collector.renew():
-            return getattr(self.network, self.method)(*args, **kwargs)
-        if listening and recorder.examples is None:
-            recorder.take_examples(first_batch_size((args, kwargs)))
-        watching = nullcontext() if recorder.watch is None else recorder.watch.watching((args, kwargs))
-        with watching:
-            if self.inner is not None:
-                return self.inner(original, args, kwargs)
-            return original(*args, **kwargs)
-
-
-def first_batch_size(arguments: object) -> int:
-    """Return the first dimension of the first tensor found in ``arguments``.
-
-    Args:
-        arguments: nested arguments of the network's forward.
-
-    Raises:
-        ConfigurationError: there is no tensor with a batch dimension.
-    """
-    for tensor in tensors_in(arguments):
-        if tensor.dim() > 0:
-            return int(tensor.shape[0])
-    raise ConfigurationError("the network was called without a tensor that has a batch dimension; pass one first")
-
-
 def _site(name: str, layer: nn.Module, recorder: Recorder, private: Container[int]) -> Site | None:
     parametrized = nn.utils.parametrize.is_parametrized(layer)
     own = _trainable(name, layer, private, recurse=False)
@@ -357,20 +290,6 @@ def _warn_uncompiled(name: str) -> None:
     )
 
 
-class _PublicSite:
-    """A layer whose parameters see no private data; what it makes goes through the rest like a batch."""
-
-    def __init__(self, recorder: Recorder, watch: FollowedParameters) -> None:
-        self.recorder = recorder
-        self.watch = watch
-
-    def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = original(*args, **kwargs)
-        if self.recorder.armed and self.recorder.listening():
-            self.watch.note_output(output)
-        return output
-
-
 def install(module: nn.Module, recorder: Recorder, private: Container[int]) -> None:
     """Put a site at every layer of ``module`` that has private parameters.
 
@@ -386,25 +305,25 @@ def install(module: nn.Module, recorder: Recorder, private: Container[int]) -> N
         site = None if layer in inner else _site(name, layer, recorder, private)
         if isinstance(site, _CompositeSite):
             inner.update(layer.modules())
-        handler: _Handler | None = site
+        handler: Handler | None = site
         own = [p for p in layer.parameters(recurse=False) if p.requires_grad]
         if site is None and layer not in inner and own and not any(id(p) in private for p in own):
-            handler = _PublicSite(recorder, watch)
+            handler = PublicSite(recorder, watch)
         if isinstance(site, _FallbackSite) and next(layer.children(), None) is not None:
-            handler = _WatchedSite(watch)
+            handler = WatchedSite(watch)
         problem = loss_problem(layer)
         if problem is not None:
-            handler = _LossSite(name, layer, recorder, problem)
+            handler = LossSite(name, layer, recorder, problem)
         if "_orig_mod" in layer._modules:  # torch.compile(layer)
             _warn_uncompiled(name)
-            handler = _CalledPlainly(layer._modules["_orig_mod"])
+            handler = CalledPlainly(layer._modules["_orig_mod"])
         if layer is module:
-            intercept(layer, _RootSite(module, recorder, handler, "forward"))
+            intercept(layer, RootSite(module, recorder, handler, "forward"))
         elif handler is not None:
             intercept(layer, handler)
         if layer._compiled_call_impl is not None:  # layer.compile()
             _warn_uncompiled(name)
-            intercept(layer, _CalledPlainly(layer._call_impl), "_compiled_call_impl")
+            intercept(layer, CalledPlainly(layer._call_impl), "_compiled_call_impl")
     for method in _STEPS:
         if callable(getattr(module, method, None)):
-            intercept(module, _RootSite(module, recorder, None, method), method)
+            intercept(module, RootSite(module, recorder, None, method), method)
