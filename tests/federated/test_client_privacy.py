@@ -338,13 +338,14 @@ def run(privacy, numbers):
 
 @pytest.mark.parametrize(("plan_first", "adaptive"), [(True, True), (False, True), (False, False)])
 def test_p43_a_resumed_run_equals_an_uninterrupted_one(plan_first, adaptive):
-    options = {"epsilon": 8.0, "noise_multiplier": None, "adaptive": adaptive}  # calibrated once, then restored
+    # Without a noise multiplier it is chosen for epsilon once, and restored.
+    options = {"epsilon": 8.0, "noise_multiplier": 1.0 if adaptive else None, "adaptive": adaptive}
     whole = planned(noise=seeded(), **options)
     expected = run(whole, range(6))
     first = planned(noise=seeded(), **options)
     run(first, range(3))
     state = pickle.loads(pickle.dumps(first.state_dict()))
-    second = ClientPrivacy(delta=1e-5, epsilon=8.0, max_delta_norm=1.0, adaptive=adaptive, noise=seeded())
+    second = ClientPrivacy(delta=1e-5, max_delta_norm=1.0, noise=seeded(), **options)
     if plan_first:
         second.plan(100, PoissonCohorts(10), 10)
     second.load_state_dict(state)
