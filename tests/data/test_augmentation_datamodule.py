@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric.utilities.data import _replace_dunder_methods, _update_dataloader
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 from torchvision.transforms import v2
 
-from lightning_privacy._lightning import LightningModule, Trainer
+from lightning_privacy._lightning import Callback, LightningModule, Trainer
 from lightning_privacy.data.augmentation import (
     AugmentationDataModule,
     CutMix,
@@ -550,3 +551,25 @@ def test_masks_and_boxes_follow_kornia() -> None:
     mirrored = before["boxes"].clone()
     mirrored[..., 0], mirrored[..., 2] = 7 - before["boxes"][..., 2], 7 - before["boxes"][..., 0]  # as kornia has it
     assert torch.equal(batch["boxes"], torch.where(flipped.view(-1, 1, 1), mirrored, before["boxes"]))
+
+
+@pytest.mark.parametrize("where", ["device", "workers"])
+def test_loaders_that_lightning_makes_anew_for_several_processes_stay_augmented(where: str) -> None:
+    datamodule = augmented([v2.RandomHorizontalFlip(1.0)], where=where)
+    with _replace_dunder_methods(DataLoader, "dataset"):
+        made = datamodule.train_dataloader()
+    sampler = torch.utils.data.DistributedSampler(dataset(), num_replicas=2, rank=1, shuffle=False)
+    images, _, numbers = next(iter(_update_dataloader(made, sampler)))
+    assert numbers.tolist() == [1, 3, 5, 7, 9, 11]
+    assert torch.equal(images, dataset().tensors[0][numbers].flip(-1))
+
+
+def test_train_batches_without_numbers_are_named(fit: Any) -> None:
+    class Replaced(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                numbered = trainer.train_dataloader.collate_fn
+                trainer.train_dataloader.collate_fn = lambda examples: numbered(examples).batch
+
+    with pytest.raises(ConfigurationError, match="a train batch came without the numbers of its examples"):
+        fit(augmented(), callbacks=[Replaced()])
