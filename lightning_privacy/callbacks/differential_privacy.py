@@ -106,7 +106,8 @@ class DifferentialPrivacy(Callback):
             parameter names) to the bounds of these groups.
         clipping: ``"flat"``: one norm over all parameters; ``"per_layer"``; ``"automatic"`` (Bu et al. 2022, AUTO-S):
             every gradient scaled to about the bound, which then only scales the learning rate; ``"adaptive"`` (Andrew
-            et al. 2021): the bound follows the median norm, whose count gets noise too; or a
+            et al. 2021): the bound follows the median norm, whose count gets noise too; ``"global_adapt"`` (Esipova et
+            al. 2023): all gradients are scaled alike, which treats groups more alike; or a
             :class:`~lightning_privacy.ClippingPolicy`.
         views: Augmentation multiplicity (De et al. 2022): each example that is drawn is fetched this many times, one
             after the other, so that a data set that augments at random gives as many views of it. Their gradients
