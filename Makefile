@@ -47,7 +47,7 @@ check: env
 	$(ONE_THREAD) "$(BIN)/pytest" --quiet --doctest-modules lightning_privacy
 
 test: check
-	$(ONE_THREAD) "$(BIN)/pytest" --quiet --numprocesses 2 --dist loadgroup $(ARGS)
+	$(ONE_THREAD) "$(BIN)/pytest" --quiet --numprocesses 2 --dist loadfile $(ARGS)
 
 clean:
 	rm -rf "$(VENV)" runs multirun build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

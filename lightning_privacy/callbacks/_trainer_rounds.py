@@ -12,7 +12,7 @@ from lightning_privacy._lightning import LightningModule, Trainer
 
 __all__ = [
     "LoggedKey",
-    "log_nothing",
+    "log_alike",
     "logged_keys",
     "pass_untouched",
     "replace_train_loader",
@@ -22,8 +22,8 @@ __all__ = [
     "transfers_plainly",
 ]
 
-LoggedKey = tuple[str, str, dict[str, Any]]
-"""Hook, name, and the arguments of ``self.log`` that must be equal on all processes."""
+LoggedKey = tuple[str, str, torch.dtype, dict[str, Any]]
+"""Hook, name, type of the sum so far, and the arguments of ``self.log``: what must be equal on all processes."""
 
 _LOG_OPTIONS = ("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx", "add_dataloader_idx", "metric_attribute")
 
@@ -100,24 +100,35 @@ def logged_keys(trainer: Trainer) -> list[LoggedKey]:
     """What was logged in the training loop in this epoch."""
     results = trainer.fit_loop.epoch_loop._results
     return [
-        (metric.meta.fx, metric.meta.name, {name: getattr(metric.meta, name) for name in _LOG_OPTIONS})
+        (
+            metric.meta.fx,
+            metric.meta.name,
+            metric.value.dtype,
+            {name: getattr(metric.meta, name) for name in _LOG_OPTIONS} | {"sync_dist": metric.meta.sync.should},
+        )
         for metric in results.values()
-        if metric.is_tensor
+        if metric.is_tensor and not metric.has_reset
     ]
 
 
-def log_nothing(trainer: Trainer, keys: list[LoggedKey]) -> None:
-    """Log without weight what other processes logged and this one did not, so that reductions at the epoch's end meet.
+def log_alike(trainer: Trainer, keys: list[LoggedKey]) -> None:
+    """Log without weight what other processes logged and this one did not, and put all of it in one order.
+
+    Lightning reduces what was logged at the end of an epoch, one after the other: every process must have the same.
 
     Args:
         trainer: The trainer.
-        keys: Of another process.
+        keys: Of all processes.
     """
     results = trainer.fit_loop.epoch_loop._results
-    for fx, name, options in keys:
-        if f"{fx}.{name}" in results:
+    for fx, name, dtype, options in keys:
+        known = results.get(f"{fx}.{name}")
+        if known is not None and not known.has_reset:
             continue
         reduction = getattr(options["reduce_fx"], "__name__", "mean")
         neutral = {"min": float("inf"), "max": float("-inf")}.get(reduction, 0.0)
-        value: Tensor = torch.tensor(neutral, device=trainer.strategy.root_device)
-        results.log(fx, name, value, **options, sync_dist=True, sync_dist_fn=trainer.strategy.reduce, batch_size=0)
+        value: Tensor = torch.tensor(neutral, dtype=dtype, device=trainer.strategy.root_device)
+        results.log(fx, name, value, **options, sync_dist_fn=trainer.strategy.reduce, batch_size=0)
+    ordered = sorted(results.items())
+    results.clear()
+    results.update(ordered)

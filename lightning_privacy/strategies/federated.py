@@ -29,7 +29,7 @@ from lightning_privacy._lightning import (
 from lightning_privacy._validate import non_negative_int, positive_int
 from lightning_privacy.callbacks._processes import processes_of
 from lightning_privacy.callbacks._trainer_rounds import (
-    log_nothing,
+    log_alike,
     logged_keys,
     pass_untouched,
     replace_train_loader,
@@ -320,18 +320,22 @@ class FederatedStrategy(DDPStrategy):
         finally:
             self._training_client = False
         batch.cohort = self._result.cohort
-        self._align_logs(trainer)
         if self._plan.privacy is not None:
             stop_when_spent(self._plan.privacy, trainer)
         self._report(module, batch.number, self._result)
+        self._align_logs(trainer)  # after this process has logged: the first log of an epoch forgets the last one's
         return torch.tensor(self._result.loss, device=self.root_device)
 
     def _align_logs(self, trainer: Trainer) -> None:
         """Let a process that trained no client log the same names as the others."""
         processes = processes_of(trainer)
         if processes.several:
-            for keys in processes.gather(logged_keys(trainer)):
-                log_nothing(trainer, keys)
+            everyones = processes.gather(logged_keys(trainer))
+            self._training_client = True  # what is logged on every batch is not reduced here either
+            try:
+                log_alike(trainer, [key for keys in everyones for key in keys])
+            finally:
+                self._training_client = False
 
     def _report(self, module: LightningModule, number: int, result: RoundResult) -> None:
         entry = round_entry(number, result, self._federate().model.size)
