@@ -126,8 +126,8 @@ class Stream(IterableDataset[Any]):
         (lambda tiny: CombinedLoader([tiny.loader(8)] * 2), UnsupportedError, "one torch DataLoader"),
         (
             lambda tiny: tiny.loader(8, shuffle=None, sampler=WeightedRandomSampler([1.0] * 8, 8)),
-            UnsupportedError,
-            "WeightedRandomSampler",
+            ConfigurationError,
+            "WeightedRandomSampler has weights",
         ),
         (lambda tiny: tiny.loader(3, 4, drop_last=True), ConfigurationError, "3 examples.*batch of 4"),
         (lambda tiny: tiny.loader(0, 4, shuffle=False), ConfigurationError, "empty"),
