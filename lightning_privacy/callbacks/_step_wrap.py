@@ -80,8 +80,8 @@ def wrap_training_step(module: LightningModule, transform: Transform) -> None:
     """
     if isinstance(vars(module).get(_STEP), _WrappedStep):
         raise ConfigurationError(
-            "two callbacks of this trainer (GroupDRO, Reweighing, AdversarialDebiasing) change the loss that is trained, "
-            "each in its own way; leave one of them out"
+            "two callbacks of this trainer (GroupDRO, Reweighing, AdversarialDebiasing) change the loss that is "
+            "trained, each in its own way; leave one of them out"
         )
     vars(module)[_STEP] = _WrappedStep(module, transform)
 
