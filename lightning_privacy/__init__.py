@@ -29,7 +29,15 @@ if TYPE_CHECKING:
         TruncatedSampledGaussian,
         calibrate_noise,
     )
-    from lightning_privacy.callbacks import DifferentialPrivacy
+    from lightning_privacy.callbacks import (
+        AdversarialDebiasing,
+        DifferentialPrivacy,
+        GroupDRO,
+        GroupFairness,
+        PrivateBalance,
+        Reweighing,
+    )
+    from lightning_privacy.data import AugmentationDataModule
     from lightning_privacy.errors import (
         CheckpointError,
         ConfigurationError,
@@ -38,32 +46,86 @@ if TYPE_CHECKING:
         PrivacyViolation,
         UnsupportedError,
     )
+    from lightning_privacy.fairness import GroupDisparity, GroupMetrics, GroupThresholds
+    from lightning_privacy.federated import (
+        ClientPrivacy,
+        CoordinateMedian,
+        DirichletPartition,
+        Ditto,
+        FedNova,
+        FedProx,
+        GeometricMedian,
+        IIDPartition,
+        Krum,
+        NaturalPartition,
+        Scaffold,
+        ShardPartition,
+        TrimmedMean,
+        WeightedMean,
+    )
     from lightning_privacy.gradients import (
         AdaptiveClipping,
         AutomaticClipping,
         ClippingPolicy,
         DPOptimizer,
         FlatClipping,
+        GlobalAdaptClipping,
         PerLayerClipping,
     )
-    from lightning_privacy.mechanisms import NoiseSource, SeededNoiseWarning
+    from lightning_privacy.mechanisms import (
+        NoiseSource,
+        SeededNoiseWarning,
+        gaussian,
+        laplace,
+        private_histogram,
+        randomized_response,
+    )
     from lightning_privacy.plugins import AtomicCheckpointIO
-    from lightning_privacy.sampling import PoissonSampler
+    from lightning_privacy.sampling import (
+        BalancedBatchSampler,
+        BalancedSampler,
+        PoissonSampler,
+        ResampledDataset,
+        ResumableDataLoader,
+        resample,
+    )
+    from lightning_privacy.strategies import FederatedStrategy
 
 __all__ = [
     "AdaptiveClipping",
     "AdaptiveClippingRelease",
+    "AdversarialDebiasing",
     "AtomicCheckpointIO",
+    "AugmentationDataModule",
     "AutomaticClipping",
+    "BalancedBatchSampler",
+    "BalancedSampler",
     "CheckpointError",
+    "ClientPrivacy",
     "ClippingPolicy",
     "ConfigurationError",
+    "CoordinateMedian",
     "DPOptimizer",
     "DifferentialPrivacy",
+    "DirichletPartition",
+    "Ditto",
+    "FedNova",
+    "FedProx",
+    "FederatedStrategy",
     "FlatClipping",
     "GaussianRelease",
+    "GeometricMedian",
+    "GlobalAdaptClipping",
+    "GroupDRO",
+    "GroupDisparity",
+    "GroupFairness",
+    "GroupMetrics",
+    "GroupThresholds",
+    "IIDPartition",
+    "Krum",
     "LaplaceRelease",
     "LightningPrivacyError",
+    "NaturalPartition",
     "NoiseSource",
     "NonPrivate",
     "PerLayerClipping",
@@ -71,30 +133,53 @@ __all__ = [
     "PrivacyBudgetExceeded",
     "PrivacyLedger",
     "PrivacyViolation",
+    "PrivateBalance",
     "RandomizedResponseRelease",
+    "ResampledDataset",
+    "ResumableDataLoader",
+    "Reweighing",
     "SampledGaussian",
+    "Scaffold",
     "SeededNoiseWarning",
+    "ShardPartition",
+    "TrimmedMean",
     "TruncatedSampledGaussian",
     "UnsupportedError",
+    "WeightedMean",
     "__version__",
     "calibrate_noise",
+    "gaussian",
+    "laplace",
+    "private_histogram",
+    "randomized_response",
+    "resample",
 ]
 
 # Which room a name is in; the test of the exports holds this, __all__ and the imports above together.
 _ROOMS = {
     "accounting": (
-        "AdaptiveClippingRelease GaussianRelease LaplaceRelease NonPrivate PrivacyLedger RandomizedResponseRelease "
-        "SampledGaussian TruncatedSampledGaussian calibrate_noise"
+        "AdaptiveClippingRelease GaussianRelease LaplaceRelease NonPrivate PrivacyLedger "
+        "RandomizedResponseRelease SampledGaussian TruncatedSampledGaussian calibrate_noise"
     ),
-    "callbacks": "DifferentialPrivacy",
+    "callbacks": "AdversarialDebiasing DifferentialPrivacy GroupDRO GroupFairness PrivateBalance Reweighing",
+    "data": "AugmentationDataModule",
     "errors": (
         "CheckpointError ConfigurationError LightningPrivacyError PrivacyBudgetExceeded PrivacyViolation "
         "UnsupportedError"
     ),
-    "gradients": "AdaptiveClipping AutomaticClipping ClippingPolicy DPOptimizer FlatClipping PerLayerClipping",
-    "mechanisms": "NoiseSource SeededNoiseWarning",
+    "fairness": "GroupDisparity GroupMetrics GroupThresholds",
+    "federated": (
+        "ClientPrivacy CoordinateMedian DirichletPartition Ditto FedNova FedProx GeometricMedian IIDPartition "
+        "Krum NaturalPartition Scaffold ShardPartition TrimmedMean WeightedMean"
+    ),
+    "gradients": (
+        "AdaptiveClipping AutomaticClipping ClippingPolicy DPOptimizer FlatClipping GlobalAdaptClipping "
+        "PerLayerClipping"
+    ),
+    "mechanisms": "NoiseSource SeededNoiseWarning gaussian laplace private_histogram randomized_response",
     "plugins": "AtomicCheckpointIO",
-    "sampling": "PoissonSampler",
+    "sampling": "BalancedBatchSampler BalancedSampler PoissonSampler ResampledDataset ResumableDataLoader resample",
+    "strategies": "FederatedStrategy",
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
 

@@ -7,6 +7,7 @@ always a part of the held-out data.
 from __future__ import annotations
 
 from lightning_privacy.data.adult import AdultBatch, AdultDataModule
+from lightning_privacy.data.augmentation import AugmentationDataModule
 from lightning_privacy.data.coloured import coloured
 from lightning_privacy.data.deskew import Deskew
 from lightning_privacy.data.digits import DigitsDataModule
@@ -19,6 +20,7 @@ from lightning_privacy.data.shakespeare import ShakespeareDataModule, SpeakerDat
 __all__ = [
     "AdultBatch",
     "AdultDataModule",
+    "AugmentationDataModule",
     "Deskew",
     "DigitsDataModule",
     "FashionMNISTDataModule",

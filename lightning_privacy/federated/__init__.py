@@ -10,6 +10,19 @@ Example:
 
 from __future__ import annotations
 
+from lightning_privacy.federated.aggregation import (
+    QFFL,
+    Aggregator,
+    Bulyan,
+    CoordinateMedian,
+    GeometricMedian,
+    Krum,
+    TrimmedMean,
+    WeightedMean,
+)
+from lightning_privacy.federated.algorithms import Algorithm, Ditto, FedNova, FedProx, LocalTraining, Scaffold
+from lightning_privacy.federated.client_clipping import AdaptiveNorm
+from lightning_privacy.federated.client_privacy import ClientPrivacy
 from lightning_privacy.federated.cohorts import (
     AllClients,
     CohortSampler,
@@ -32,23 +45,55 @@ from lightning_privacy.federated.partitions import (
     fingerprint,
 )
 from lightning_privacy.federated.schedule import assign
+from lightning_privacy.federated.secure_sum import SecureSum
+from lightning_privacy.federated.server import DiLoCo, FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi, ServerOptimizer
+from lightning_privacy.federated.transforms import BFloat16, DeltaTransform, Int8, NormBounding, TopK
 
 __all__ = [
+    "QFFL",
+    "AdaptiveNorm",
+    "Aggregator",
+    "Algorithm",
     "AllClients",
+    "BFloat16",
+    "Bulyan",
     "ClientOutcome",
+    "ClientPrivacy",
     "CohortSampler",
+    "CoordinateMedian",
+    "DeltaTransform",
+    "DiLoCo",
     "DirichletPartition",
+    "Ditto",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedNova",
+    "FedProx",
+    "FedYogi",
     "FilePartition",
+    "GeometricMedian",
     "IIDPartition",
+    "Int8",
+    "Krum",
+    "LocalTraining",
     "NaturalPartition",
+    "NormBounding",
     "Partition",
     "PoissonCohorts",
     "QuantityPartition",
+    "Scaffold",
+    "SecureSum",
+    "ServerOptimizer",
     "ShardPartition",
     "SimulatedClientError",
     "SimulatedFailures",
+    "TopK",
+    "TrimmedMean",
     "UniformCohorts",
     "WeightedCohorts",
+    "WeightedMean",
     "assign",
     "client_randomness",
     "cohort_sampler",
