@@ -94,7 +94,7 @@ def test_figures_of_several_classes(seed):
 def test_log_loss_and_calibration_of_two_classes(seed):
     probs, target, groups = _rows(seed)
     probs = probs.clone()
-    probs[0], target[0] = 0.0, 1  # as wrong as can be
+    probs[:2], target[:2] = torch.tensor([0.0, 1.0]), torch.tensor([1, 0])  # as wrong as can be
     loss = _each_group(groups, lambda r: sk.log_loss(target[r], probs[r].numpy(), labels=[0, 1]))
     error = _each_group(groups, lambda r: binary_calibration_error(probs[r], target[r], n_bins=10).item())
     found = group_log_loss(probs, target, groups, num_groups=GROUPS)
