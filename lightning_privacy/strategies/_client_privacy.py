@@ -11,7 +11,7 @@ from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.federated.client_privacy import ClientPrivacy
 from lightning_privacy.federated.cohorts import CohortSampler
 
-__all__ = ["keep_journal", "prepare_privacy", "stop_when_spent"]
+__all__ = ["keep_journal", "prepare_privacy", "stop_when_spent", "tell_guarantee"]
 
 _FIGURES = (
     "Losses of clients that are logged while training (train loss, federated/loss and its spread) are computed on "
@@ -55,9 +55,21 @@ def keep_journal(privacy: ClientPrivacy, trainer: Trainer) -> None:
 
 def stop_when_spent(privacy: ClientPrivacy, trainer: Trainer) -> None:
     """End training after the round that was the last one within the budget."""
-    if not privacy.affords_round() and not trainer.should_stop:
+    if privacy.affords_round() or trainer.should_stop:
+        return
+    if trainer.global_step + 1 < trainer.estimated_stepping_batches:
         rank_zero_info(
             f"client_privacy: the next round would exceed epsilon={privacy.ledger.budget:g}; training stops at "
             f"{privacy.ledger.epsilon():.4g}"
         )
-        trainer.should_stop = True
+    trainer.should_stop = True
+
+
+def tell_guarantee(privacy: ClientPrivacy) -> None:
+    """Say at the end of a fit what holds for the model."""
+    ledger = privacy.ledger
+    if ledger.history:
+        rank_zero_info(
+            f"Trained with (epsilon={ledger.epsilon():.4g}, delta={ledger.delta:g}) differential privacy per client: "
+            f"noise multiplier {privacy.noise_multiplier:.4g}; client_privacy.summary() has the details"
+        )

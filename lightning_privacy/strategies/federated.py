@@ -46,7 +46,7 @@ from lightning_privacy.federated.local import LocalLoop, check_local_work
 from lightning_privacy.federated.partitions import Partition
 from lightning_privacy.federated.server import FedAvg, ServerOptimizer
 from lightning_privacy.federated.transforms import DeltaTransform
-from lightning_privacy.strategies._client_privacy import keep_journal, prepare_privacy, stop_when_spent
+from lightning_privacy.strategies._client_privacy import keep_journal, prepare_privacy, stop_when_spent, tell_guarantee
 from lightning_privacy.strategies._client_step import ClientStep, gradient_clip
 from lightning_privacy.strategies._clients import Clients, SharedOutClients, SiloClients
 from lightning_privacy.strategies._federated_checks import check_fit, check_optimizers
@@ -388,6 +388,8 @@ class FederatedStrategy(DDPStrategy):
 
     @override
     def teardown(self) -> None:
+        if self._plan.privacy is not None and self._result is not None:
+            tell_guarantee(self._plan.privacy)
         self._undo.close()
         self._result = None
         super().teardown()
