@@ -71,7 +71,13 @@ def stop_passing(module: LightningModule) -> None:
 
 def set_logged_batch(trainer: Trainer, batch: Any) -> None:
     """Say that what is logged from now on is of ``batch``, whose size weighs it in means over an epoch."""
-    trainer._logger_connector.on_batch_start(batch)
+    connector = trainer._logger_connector
+    if connector._first_loop_iter is not False:
+        connector.on_batch_start(batch)
+        return
+    # The same, without looking up which loop is active: this is called for every local batch.
+    results = trainer.fit_loop.epoch_loop._results
+    results.batch, results.batch_size, results.dataloader_idx = batch, None, None
 
 
 def takes_batch_number(trainer: Trainer, batch: Any) -> bool:

@@ -1,7 +1,9 @@
 """The batches of one client: examples that are gathered by index, or loaded as the user's loader would load them.
 
 Data sets that are tensors in memory need no loader: a client's examples are gathered once per epoch in a random order
-and cut into views. Everything else goes through a :class:`torch.utils.data.DataLoader` over the client's part.
+and cut into views. Others are asked for the examples of a batch, all at once where they have ``__getitems__``, and the
+loader's collate function makes the batch; with workers or pinned memory, through a
+:class:`torch.utils.data.DataLoader` over the client's part.
 
 Example:
     >>> import torch
@@ -16,7 +18,8 @@ Example:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,7 +53,7 @@ class BatchSource(ABC):
         return -(-num_examples // self.batch_size)
 
     @abstractmethod
-    def epoch(self, indices: NDArray[np.int64], generator: torch.Generator) -> Iterator[Any]:
+    def epoch(self, indices: NDArray[np.int64], generator: torch.Generator) -> Iterable[Any]:
         """Batches of one epoch in a random order.
 
         Args:
@@ -78,12 +81,12 @@ class GatheredBatches(BatchSource):
         self._tensors = tensors
 
     @override
-    def epoch(self, indices: NDArray[np.int64], generator: torch.Generator) -> Iterator[list[Tensor]]:
+    def epoch(self, indices: NDArray[np.int64], generator: torch.Generator) -> list[list[Tensor]]:
         order = torch.from_numpy(indices)[torch.randperm(len(indices), generator=generator)]
-        gathered = [tensor[order.to(tensor.device)] for tensor in self._tensors]
-        for batch in range(self.count(len(indices))):
-            rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            yield [tensor[rows] for tensor in gathered]
+        gathered = (tensor.index_select(0, order.to(tensor.device)) for tensor in self._tensors)
+        count = self.count(len(indices))
+        batches = zip(*[tensor.split(self.batch_size)[:count] for tensor in gathered], strict=True)
+        return [list(batch) for batch in batches]
 
 
 class LoadedBatches(BatchSource):
@@ -99,11 +102,15 @@ class LoadedBatches(BatchSource):
 
     @override
     def epoch(self, indices: NDArray[np.int64], generator: torch.Generator) -> Iterator[Any]:
-        loader = self._loader
+        loader: Any = self._loader
         order = torch.from_numpy(indices)[torch.randperm(len(indices), generator=generator)].tolist()
         batches = [
             order[batch * self.batch_size : (batch + 1) * self.batch_size] for batch in range(self.count(len(indices)))
         ]
+        if loader.num_workers == 0 and not loader.pin_memory:
+            # What a DataLoader does, without setting one up for every client.
+            fetch = getattr(loader.dataset, "__getitems__", None) or partial(_one_by_one, loader.dataset)
+            return (loader.collate_fn(fetch(batch)) for batch in batches)
         workers = (
             {}
             if loader.num_workers == 0
@@ -111,16 +118,18 @@ class LoadedBatches(BatchSource):
                 "prefetch_factor": loader.prefetch_factor,
                 "multiprocessing_context": loader.multiprocessing_context,
                 "worker_init_fn": loader.worker_init_fn,
+                "timeout": loader.timeout,
             }
         )
-        yield from DataLoader(
-            loader.dataset,
-            batch_sampler=batches,
-            num_workers=min(loader.num_workers, len(batches)),
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout if loader.num_workers else 0,
-            **workers,
+        return iter(
+            DataLoader(
+                loader.dataset,
+                batch_sampler=batches,
+                num_workers=min(loader.num_workers, len(batches)),
+                collate_fn=loader.collate_fn,
+                pin_memory=loader.pin_memory,
+                **workers,
+            )
         )
 
 
@@ -150,6 +159,10 @@ def batch_source(loader: Any) -> BatchSource:
     if tensors is not None and loader.collate_fn is default_collate:
         return GatheredBatches(tensors, batch_size=loader.batch_size or 1, drop_last=loader.drop_last)
     return LoadedBatches(loader)
+
+
+def _one_by_one(dataset: Any, indices: list[int]) -> list[Any]:
+    return [dataset[index] for index in indices]
 
 
 def _tensors(dataset: Any) -> tuple[Tensor, ...] | None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_privacy._lightning import LightningModule, Trainer
+from lightning_privacy._lightning import LightningModule, Precision, Trainer
 from lightning_privacy.callbacks._trainer import move_batch
 from lightning_privacy.callbacks._trainer_rounds import set_logged_batch, takes_batch_number, transfers_plainly
 from lightning_privacy.errors import ConfigurationError
@@ -31,19 +31,22 @@ class ClientStep:
         self._module = module
         self._precision = trainer.precision_plugin
         self._on_device = transfers_plainly(trainer, module) and trainer.strategy.root_device.type == "cpu"
+        # Full precision neither converts a batch nor has a context around the step.
+        self._plain = type(self._precision) is Precision
         self._with_number = takes_batch_number(trainer, ())
 
     def __call__(self, batch: Any, index: int) -> Tensor | None:
         """Return the loss, or None where ``training_step`` returned None."""
-        if self._on_device:
-            batch = self._precision.convert_input(batch)
-        else:
+        if not self._on_device:
             batch = move_batch(self._trainer, self._module, batch)
+        elif not self._plain:
+            batch = self._precision.convert_input(batch)
         set_logged_batch(self._trainer, batch)
-        with self._precision.train_step_context():
-            output = (
-                self._module.training_step(batch, index) if self._with_number else self._module.training_step(batch)
-            )
+        if self._plain:
+            output = self._step(batch, index)
+        else:
+            with self._precision.train_step_context():
+                output = self._step(batch, index)
         if output is None or isinstance(output, Tensor):
             return output
         if isinstance(output, Mapping) and isinstance(output.get("loss"), Tensor):
@@ -52,6 +55,9 @@ class ClientStep:
         raise ConfigurationError(
             f"training_step must return a loss tensor, a dict with the key 'loss', or None, got {type(output).__name__}"
         )
+
+    def _step(self, batch: Any, index: int) -> Any:
+        return self._module.training_step(batch, index) if self._with_number else self._module.training_step(batch)
 
 
 def gradient_clip(
