@@ -39,8 +39,9 @@ _STEP = "training_step"
 class _WrappedStep:
     """The instance attribute that stands for a module's training step."""
 
-    def __init__(self, module: LightningModule, transform: Transform) -> None:
+    def __init__(self, module: LightningModule, transform: Transform, *, rehearses: bool = False) -> None:
         self.module = module
+        self.rehearses = rehearses
         self.transform = transform
         # An instance method of the user's own is what "original" means then.
         self.previous = vars(module).get(_STEP)
@@ -53,6 +54,12 @@ class _WrappedStep:
         return self.transform(self.module, batch, self.original(*args, **kwargs))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self.rehearses:  # a rehearsal copies its module for each run, and throws the copies away
+            copied = _WrappedStep.__new__(_WrappedStep)
+            vars(copied).update(vars(self))
+            copied.module = memo.get(id(self.module), self.module)
+            copied.original = copied.__wrapped__ = partial(type(copied.module).training_step, copied.module)
+            return copied
         if self.previous is not None:
             return copy.deepcopy(self.previous, memo)
         # The copy of the module is in the memo before its attributes are copied.
@@ -78,7 +85,7 @@ def wrap_training_step(module: LightningModule, transform: Transform) -> None:
     Raises:
         ConfigurationError: Another callback does so already.
     """
-    if isinstance(vars(module).get(_STEP), _WrappedStep):
+    if _find(module)[0] is not None:
         raise ConfigurationError(
             "two callbacks of this trainer (GroupDRO, Reweighing, AdversarialDebiasing) change the loss that is "
             "trained, each in its own way; leave one of them out"
@@ -88,17 +95,27 @@ def wrap_training_step(module: LightningModule, transform: Transform) -> None:
 
 def unwrap_training_step(module: LightningModule) -> None:
     """Undo :func:`wrap_training_step`; does nothing to a module that is not wrapped."""
-    wrapped = vars(module).get(_STEP)
-    if not isinstance(wrapped, _WrappedStep):
+    wrapped, outer = _find(module)
+    if wrapped is None:
         return
-    if wrapped.previous is None:
+    if outer is not None:
+        outer.previous = wrapped.previous
+    elif wrapped.previous is None:
         del vars(module)[_STEP]
     else:
         vars(module)[_STEP] = wrapped.previous
 
 
+def _find(module: LightningModule) -> tuple[_WrappedStep | None, Any]:
+    """The wrap, and what stands before it: private gradients intercept the step too, and put back what was there."""
+    outer, found = None, vars(module).get(_STEP)
+    while found is not None and not isinstance(found, _WrappedStep):
+        outer, found = found, getattr(found, "previous", None)
+    return found, outer
+
+
 def carry_training_step(module: LightningModule, copied: LightningModule) -> None:
     """Wrap a copy as its original is: for a rehearsal of the step that is going to be trained with."""
-    wrapped = vars(module).get(_STEP)
-    if isinstance(wrapped, _WrappedStep):
-        wrap_training_step(copied, wrapped.transform)
+    wrapped, _ = _find(module)
+    if wrapped is not None:
+        vars(copied)[_STEP] = _WrappedStep(copied, wrapped.transform, rehearses=True)

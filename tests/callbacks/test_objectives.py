@@ -142,12 +142,17 @@ def test_p27_nothing_is_left_on_the_module_and_a_copy_trains_without() -> None:
     with pytest.raises(RuntimeError, match="lost"):
         fit(module, GroupDRO(groups=fails, num_groups=3))
     assert "training_step" not in vars(module)
+    # Private gradients stand before the step, and go after the objective.
+    weights = Reweighing(groups=fails, num_groups=3, counts=[[1.0, 2.0]] * 3)
+    with pytest.raises(RuntimeError, match="lost"):
+        fit(module, weights, DifferentialPrivacy(epsilon=3.0, delta=1e-3, probe=False))
+    assert "training_step" not in vars(module)
 
 
 def test_a_private_fit_pays_for_the_counts_first_and_trains_under_the_weights() -> None:
     reweighing = Reweighing(groups=2, num_groups=3, counts_epsilon=0.5)
     privacy = DifferentialPrivacy(epsilon=3.0, delta=1e-3)
-    module = Net()
+    module = Net("vector")  # the probe, too, must see the loss that is trained
     fit(module, reweighing, privacy)
     first, *others = privacy.ledger.history
     assert first[0] == LaplaceRelease(0.5)
