@@ -11,7 +11,7 @@ from lightning_privacy._lightning import LightningModule
 from lightning_privacy.callbacks._trainer import synchronises_batch_norm
 from lightning_privacy.errors import UnsupportedError
 
-__all__ = ["check_fit", "check_optimizers"]
+__all__ = ["check_fit", "check_module", "check_optimizers"]
 
 _HOOKS_OF_A_STEP = ("optimizer_step", "backward")
 
@@ -22,12 +22,7 @@ def check_fit(trainer: Any, module: LightningModule) -> None:
     Raises:
         UnsupportedError: Naming the argument and the way out.
     """
-    if not module.automatic_optimization:
-        raise UnsupportedError(
-            "automatic_optimization=False: a client's steps are the strategy's own loop over training_step, so a "
-            "module that steps by itself would step the server's optimizer; return the loss from training_step and set "
-            "automatic_optimization=True"
-        )
+    check_module(module)
     if synchronises_batch_norm(trainer):
         raise UnsupportedError(
             "Trainer(sync_batchnorm=True) normalises with statistics over all processes, and each of them trains other "
@@ -43,6 +38,20 @@ def check_fit(trainer: Any, module: LightningModule) -> None:
             "Trainer(reload_dataloaders_every_n_epochs="
             f"{trainer.reload_dataloaders_every_n_epochs}) is not supported by FederatedStrategy: the clients of a run "
             "are fixed when it starts"
+        )
+
+
+def check_module(module: LightningModule) -> None:
+    """Refuse a module whose steps are not those of the local loop.
+
+    Raises:
+        UnsupportedError: It steps by itself, or overrides a hook that the local loop doesn't call.
+    """
+    if not module.automatic_optimization:
+        raise UnsupportedError(
+            "automatic_optimization=False: a client's steps are the strategy's own loop over training_step, so a "
+            "module that steps by itself would step the server's optimizer; return the loss from training_step and set "
+            "automatic_optimization=True"
         )
     for name in _HOOKS_OF_A_STEP:
         if getattr(type(module), name) is not getattr(LightningModule, name):
