@@ -90,7 +90,7 @@ class GroupThresholds:
     ) -> None:
         one_of(_CONSTRAINTS, constraint=constraint)
         try:
-            from fairlearn.postprocessing import ThresholdOptimizer  # type: ignore[import-untyped]
+            from fairlearn.postprocessing import ThresholdOptimizer
         except ImportError as error:
             raise ConfigurationError(
                 "GroupThresholds needs fairlearn: pip install 'lightning-privacy[fairness]'"

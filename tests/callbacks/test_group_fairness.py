@@ -160,7 +160,9 @@ def test_predictions_from_the_step_or_from_forward(tiny, returns, runs_forward):
     assert model.forwards == (5 if runs_forward else 0)
 
 
-@pytest.mark.parametrize("groups", ["sex", 2, {"who": "sex"}, {"who": lambda batch: batch[2]}], ids=str)
+@pytest.mark.parametrize(
+    "groups", ["sex", 2, {"who": "sex"}, {"who": lambda batch: batch[2]}], ids=["key", "place", "mapping", "function"]
+)
 def test_groups_in_a_batch(tiny, groups):
     form = "tuple" if groups == 2 else "named"
     data, callback = Data(form), fairness(groups=groups)
