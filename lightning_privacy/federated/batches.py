@@ -85,7 +85,7 @@ class GatheredBatches(BatchSource):
         order = torch.from_numpy(indices)[torch.randperm(len(indices), generator=generator)]
         gathered = (tensor.index_select(0, order.to(tensor.device)) for tensor in self._tensors)
         count = self.count(len(indices))
-        batches = zip(*[tensor.split(self.batch_size)[:count] for tensor in gathered], strict=True)
+        batches = zip(*[torch.split(tensor, self.batch_size)[:count] for tensor in gathered], strict=True)
         return [list(batch) for batch in batches]
 
 

@@ -18,7 +18,7 @@ Example:
     >>> model.remember()
     >>> with torch.no_grad():
     ...     _ = module[0].weight.add_(1.0)
-    >>> model.delta().tolist()[:5]
+    >>> [round(change, 3) for change in model.delta().tolist()[:5]]
     [1.0, 1.0, 1.0, 1.0, 0.0]
     >>> model.restore()
     >>> float(model.delta().norm())
@@ -118,6 +118,7 @@ class FlatModel:
         self.dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
         self.start = torch.zeros(self.size, dtype=self.dtype, device=self.device)
         self._start_views = self.views(self.start)
+        self._latest_out: tuple[Tensor, list[Tensor]] = (self.start, self._start_views)
         self._start_kept: list[Tensor] = [b.clone() for b in self._kept]
         self._start_counters: list[Tensor] = [c.clone() for c in self.counters]
         self._start_personal: dict[str, Tensor] = {name: t.detach().clone() for name, t in self.personal.items()}
@@ -186,7 +187,11 @@ class FlatModel:
             Shape ``(P,)``.
         """
         vector = self.new_vector() if out is None else out
-        torch._foreach_copy_(self.views(vector), self._tensors)
+        known, views = self._latest_out
+        if known is not vector:  # cutting a vector into views costs as much as a small client's change
+            views = self.views(vector)
+            self._latest_out = (vector, views)
+        torch._foreach_copy_(views, self._tensors)
         return vector.sub_(self.start)
 
     def increments(self) -> list[float]:

@@ -47,7 +47,6 @@ __all__ = [
 _DOMAIN = b"lp federated"  # keeps these seeds apart from those of samplers with the same number
 _SEED_BYTES = 16
 _TORCH_BITS = 64
-_NUMPY_WORDS = 4  # 128 bits as 32-bit words, the form np.random.seed takes
 
 
 def derive_seed(seed: int, *key: int | str) -> int:
@@ -67,17 +66,17 @@ def derive_seed(seed: int, *key: int | str) -> int:
         >>> 0 <= derive_seed(1, "client", 2, 3) < 2**128
         True
     """
-    digest = hashlib.blake2b(digest_size=_SEED_BYTES, person=_DOMAIN)
     parts: tuple[object, ...] = (non_negative_int(seed=seed), *key)
+    encoded: list[bytes] = []
     for part in parts:
         if isinstance(part, str):
             kind, text = b"s", part.encode()
         elif isinstance(part, bool) or not isinstance(part, Integral):
             raise ConfigurationError(f"key must hold strings and whole numbers, got {part!r}")
         else:
-            kind, text = b"i", str(int(part)).encode()
-        digest.update(b"%b%d:" % (kind, len(text)))
-        digest.update(text)
+            kind, text = b"i", b"%d" % int(part)
+        encoded.append(b"%b%d:%b" % (kind, len(text), text))
+    digest = hashlib.blake2b(b"".join(encoded), digest_size=_SEED_BYTES, person=_DOMAIN)
     return int.from_bytes(digest.digest(), "big")
 
 
@@ -164,16 +163,17 @@ def seed_client(seed: int, round_number: int, client: int) -> None:
         round_number: The round.
         client: The client.
     """
-    key = ("client", round_number, client)
-    torch_seed = _low_bits(derive_seed(seed, *key, "torch"))
-    numpy_seed = derive_seed(seed, *key, "numpy")
+    # The three generators are no kin, so one seed does for all; torch's on the CPU and NumPy's take in 32 bits of it,
+    # see generator().
+    whole = derive_seed(seed, "client", round_number, client)
+    torch_seed = _low_bits(whole)
     # torch.manual_seed would seed every accelerator as well, and queue a call where none is initialised.
     torch.default_generator.manual_seed(torch_seed)
     accelerator = _accelerator()
     if accelerator is not None:
         accelerator.manual_seed(torch_seed)
-    np.random.seed([numpy_seed >> 32 * word & 0xFFFFFFFF for word in range(_NUMPY_WORDS)])
-    random.seed(derive_seed(seed, *key, "random"))
+    np.random.seed(whole >> _TORCH_BITS & 0xFFFFFFFF)
+    random.seed(whole)
 
 
 def _low_bits(seed: int) -> int:

@@ -11,7 +11,7 @@ Example:
     >>> local = LocalTraining(0, 0, 4, model, torch.optim.SGD(layer.parameters(), lr=0.5))
     >>> loop = LocalLoop(lambda batch, index: (layer(batch) - 1).square().mean(), epochs=3)
     >>> mean_loss = loop.run(local, lambda epoch: iter([torch.ones(4, 1)]), Algorithm())
-    >>> local.num_steps, round(float(layer.weight), 3)
+    >>> local.num_steps, round(layer.weight.item(), 3)
     (3, 1.0)
 """
 

@@ -19,6 +19,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,8 @@ class Tally:
         self._dtype = dtype
         self._vector = torch.zeros(sum(self._sizes), dtype=torch.int64 if exact else dtype, device=device)
         self._parts = torch.split(self._vector, self._sizes)
-        self._direction = torch.zeros(size, dtype=dtype, device=device)
+        # Summed as Python's numbers, and put into the vector before the processes add up.
+        self._figures: list[float] = [0] * (_HEAD + num_counters)
         self._keep_rows = keep_rows
         self.rows: dict[int, tuple[Tensor, float]] = {}
 
@@ -132,14 +134,12 @@ class Tally:
             raise ConfigurationError(
                 f"client {client} sent the extra vectors {sorted(extras)}, and {sorted(self._extras)} were expected"
             )
-        head, counters, total, directions, *further = self._parts
-        norm = float(delta.norm()) if norm is None else norm
+        _, _, total, directions, *further = self._parts
+        norm = float(torch.linalg.vector_norm(delta)) if norm is None else norm
         if self._keep_rows:
             self.rows[client] = (delta.clone(), weight)
-        figures = torch.tensor([weight, 1.0, weight * loss], dtype=torch.float64)
-        self._accumulate(head, figures, 1.0)
-        if increments:
-            self._accumulate(counters, torch.tensor(increments, dtype=torch.float64), 1.0)
+        for position, figure in enumerate((weight, 1.0, weight * loss, *increments)):
+            self._figures[position] += self._fixed(figure) if self._exact else figure
         self._accumulate(total, delta, weight)
         if norm > 0:
             self._accumulate(directions, delta, 1.0 / norm)
@@ -151,12 +151,14 @@ class Tally:
             part.add_(values.to(part), alpha=scale)
             return
         summand = values.double() * scale
-        if float(summand.abs().max()) >= _LARGEST:
-            raise ConfigurationError(
-                f"deterministic=True adds in fixed point up to {_LARGEST:g}, and a client's weighted change has an "
-                f"entry of {float(summand.abs().max()):g}: use WeightedMean(weighted=False), or deterministic=False"
-            )
+        _check_range(float(summand.abs().max()))
         part.add_(torch.ldexp(summand, torch.tensor(_FRACTION_BITS)).round_().to(part.device, torch.int64))
+
+    @staticmethod
+    def _fixed(figure: float) -> int:
+        _check_range(abs(figure))
+        # Whole numbers have no NaN: a client that skipped all its batches has no part in the loss.
+        return round(math.ldexp(figure, _FRACTION_BITS)) if math.isfinite(figure) else 0
 
     @torch.no_grad()
     def finish(self, all_reduce: Callable[[Tensor], None]) -> CohortSum:
@@ -165,6 +167,7 @@ class Tally:
         Args:
             all_reduce: Sums a tensor in place over the processes; called once.
         """
+        self._vector[: len(self._figures)] = torch.tensor(self._figures, dtype=self._vector.dtype)
         all_reduce(self._vector)
         vector = torch.ldexp(self._vector.double(), torch.tensor(-_FRACTION_BITS)) if self._exact else self._vector
         head, counters, total, directions, *further = torch.split(vector, self._sizes)
@@ -178,4 +181,12 @@ class Tally:
             increments=[x / count if count else 0.0 for x in counters.tolist()],
             extras={name: part.to(self._dtype) for name, part in zip(self._extras, further, strict=True)},
             directions=directions.to(self._dtype),
+        )
+
+
+def _check_range(largest: float) -> None:
+    if largest >= _LARGEST:
+        raise ConfigurationError(
+            f"deterministic=True adds in fixed point up to {_LARGEST:g}, and a client's weighted change has an entry "
+            f"of {largest:g}: use WeightedMean(weighted=False), or deterministic=False"
         )

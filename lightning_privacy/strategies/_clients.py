@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sized
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Clients(ABC):
         """Batches of one local epoch."""
 
     @abstractmethod
-    def epoch(self, client: int, *, seed: int, round_number: int, epoch: int) -> Iterator[Any]:
+    def epoch(self, client: int, *, seed: int, round_number: int, epoch: int) -> Iterable[Any]:
         """Batches of one local epoch, in an order that is a function of the arguments."""
 
     @abstractmethod
@@ -77,7 +77,7 @@ class SharedOutClients(Clients):
     def batches_per_epoch(self, client: int) -> int:
         return self._source.count(len(self._parts[client]))
 
-    def epoch(self, client: int, *, seed: int, round_number: int, epoch: int) -> Iterator[Any]:
+    def epoch(self, client: int, *, seed: int, round_number: int, epoch: int) -> Iterable[Any]:
         return self._source.epoch(self._parts[client], generator(seed, "order", round_number, client, epoch))
 
     def assign(self, cohort: list[int], processes: int) -> list[list[int]]:
@@ -128,13 +128,14 @@ class SiloClients(Clients):
     def batches_per_epoch(self, client: int) -> int:
         return self._sizes[client][1]
 
-    def epoch(self, client: int, *, seed: int, round_number: int, epoch: int) -> Iterator[Any]:
+    def epoch(self, client: int, *, seed: int, round_number: int, epoch: int) -> Iterable[Any]:
         if client != self._rank:
             raise UnsupportedError(f"client {client} holds its data on another process")
         set_epoch = getattr(getattr(self._loader, "sampler", None), "set_epoch", None)
         if set_epoch is not None:
             set_epoch(round_number)
-        return iter(self._loader)
+        batches: Iterable[Any] = self._loader
+        return batches
 
     def assign(self, cohort: list[int], processes: int) -> list[list[int]]:
         return [[rank] if rank in cohort else [] for rank in range(processes)]

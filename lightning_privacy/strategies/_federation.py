@@ -26,7 +26,7 @@ from lightning_privacy.federated.contexts import ClientContext, RoundContext
 from lightning_privacy.federated.failures import SimulatedClientError, SimulatedFailures
 from lightning_privacy.federated.flat import FlatModel
 from lightning_privacy.federated.keyed import kept_randomness, seed_client
-from lightning_privacy.federated.local import LocalLoop
+from lightning_privacy.federated.local import LocalLoop, drop_gradients
 from lightning_privacy.federated.tally import CohortSum, Tally
 from lightning_privacy.federated.transforms import DeltaTransform
 from lightning_privacy.federated.update import ClientUpdate
@@ -270,7 +270,7 @@ class Federation:
             update.delta = torch.full_like(update.delta, math.nan)
         report.num_steps, report.loss = update.num_steps, update.metrics["loss"]
         report.seconds = time.perf_counter() - began
-        norm = float(update.delta.norm())
+        norm = float(torch.linalg.vector_norm(update.delta))
         if not math.isfinite(norm) or not all(bool(extra.isfinite().all()) for extra in update.extras.values()):
             report.failure = "its update is not finite"
             return
@@ -298,7 +298,7 @@ class Federation:
 
     def _load_optimizer(self, client: int) -> None:
         """Start with nothing of another client's moments or gradients, and with what this one kept."""
-        self._optimizer.zero_grad()
+        drop_gradients(self._optimizer)
         self._optimizer.state.clear()
         kept = self._optimizer_states.get(client)
         if kept is not None:
