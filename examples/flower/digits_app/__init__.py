@@ -1,0 +1,1 @@
+"""Two silos train a classifier of handwritten digits, as a Flower app."""
