@@ -1,4 +1,8 @@
-"""A federated fit for the tests that need several processes: run with the number of processes and a folder."""
+"""Federated fits in processes of their own: run with the number of processes, a folder and the kinds of fit.
+
+With ``LP_KILL=rank:round`` in the environment that process is killed in that round. With ``LP_RESUMABLE=1`` a
+checkpoint is written after each round, and a fit goes on from the one it finds in the folder.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_privacy._lightning import LightningModule, Trainer
+from lightning_privacy._lightning import LightningModule, ModelCheckpoint, Trainer
 from lightning_privacy.federated.aggregation import CoordinateMedian
 from lightning_privacy.federated.algorithms import Scaffold
 from lightning_privacy.federated.client_privacy import ClientPrivacy
@@ -34,6 +38,7 @@ class Model(LightningModule):
             os.kill(os.getpid(), signal.SIGKILL)
         loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
         self.log("loss", loss.detach(), on_step=True, on_epoch=True, sync_dist=True)
+        self.log("error", loss.detach().sqrt(), on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -71,7 +76,11 @@ def fit(kind: str, devices: int, folder: Path) -> dict[str, Any]:
     strategy = FederatedStrategy(
         partition=QuantityPartition(9, alpha=1.0, min_examples=3), seed=2, local_epochs=2, **options
     )
+    resumable = "LP_RESUMABLE" in os.environ
+    saver = ModelCheckpoint(folder, filename="{epoch}", save_last=True, save_on_train_epoch_end=True)
+    last = folder / "last.ckpt"
     trainer = Trainer(
+        callbacks=[saver] if resumable else [],
         accelerator="cpu",
         devices=devices,
         strategy=strategy,
@@ -79,13 +88,15 @@ def fit(kind: str, devices: int, folder: Path) -> dict[str, Any]:
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=False,
+        enable_checkpointing=resumable,
         default_root_dir=folder,
     )
     trainer.fit(
-        model, DataLoader(data(80), batch_size=3, shuffle=True, drop_last=True), DataLoader(data(12), batch_size=4)
+        model,
+        DataLoader(data(80), batch_size=3, shuffle=True, drop_last=True),
+        DataLoader(data(12), batch_size=4),
+        ckpt_path=last if resumable and last.exists() else None,
     )
-    trainer.save_checkpoint(folder / f"{kind}{devices}.ckpt")
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "seconds" not in name}
     weights = torch.cat([tensor.double().reshape(-1) for tensor in model.state_dict().values()])
     privacy = options.get("client_privacy")
@@ -94,6 +105,7 @@ def fit(kind: str, devices: int, folder: Path) -> dict[str, Any]:
         "metrics": metrics,
         "clients": [entry["client"] for entry in strategy.history],
         "epsilon": None if privacy is None else privacy.ledger.epsilon(exact=True),
+        "charged": None if privacy is None else sum(count for _, count, _ in privacy.ledger.history),
         "rank": trainer.global_rank,
     }
 
