@@ -13,6 +13,7 @@ Example:
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -194,3 +195,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _federated(**options: Any) -> Any:
+    return import_module(f"{__name__}.strategies").FederatedStrategy(**options)
+
+
+if {"pytorch_lightning", "lightning.pytorch"} & sys.modules.keys():
+    # So that Trainer(strategy="federated") works; lightning_privacy.strategies says what it is.
+    import_module(f"{__name__}._lightning").StrategyRegistry.register("federated", _federated, override=True)

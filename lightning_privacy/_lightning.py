@@ -41,6 +41,7 @@ __all__ = [
     "Precision",
     "SingleDeviceStrategy",
     "Strategy",
+    "StrategyRegistry",
     "TorchCheckpointIO",
     "Trainer",
     "check_trainer",
@@ -78,7 +79,7 @@ if TYPE_CHECKING:
     from pytorch_lightning.loggers.logger import DummyLogger
     from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
     from pytorch_lightning.plugins.precision import Precision
-    from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+    from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
     from pytorch_lightning.utilities import CombinedLoader
     from pytorch_lightning.utilities.types import LRSchedulerConfig
 else:
@@ -99,6 +100,7 @@ else:
     DDPStrategy = _part(".strategies").DDPStrategy
     SingleDeviceStrategy = _part(".strategies").SingleDeviceStrategy
     Strategy = _part(".strategies").Strategy
+    StrategyRegistry = _part(".strategies").StrategyRegistry
     CombinedLoader = _part(".utilities").CombinedLoader
     LRSchedulerConfig = _part(".utilities.types").LRSchedulerConfig
     rank_zero_info = _part(".utilities.rank_zero").rank_zero_info

@@ -44,6 +44,7 @@ from lightning_privacy._lightning import (
 from lightning_privacy.callbacks import DifferentialPrivacy
 from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
+from lightning_privacy.strategies import FederatedStrategy
 
 __all__ = ["main", "run"]
 
@@ -92,14 +93,22 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     datamodule: LightningDataModule = instantiate(config.data)
     callbacks: list[Callback] = _instances(config.callbacks)
     privacy = next((callback for callback in callbacks if isinstance(callback, DifferentialPrivacy)), None)
-    if privacy is None:
-        console.print("Training without differential privacy")
-    else:
-        console.print("Training with differential privacy")
     loggers = _instances(config.logger) or False
     trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    strategy = trainer.strategy
+    of_clients = strategy.client_privacy if isinstance(strategy, FederatedStrategy) else None
+    if privacy is not None:
+        console.print("Training with differential privacy")
+    elif of_clients is not None:
+        console.print("Training with differential privacy of whole clients")
+    else:
+        console.print("Training without differential privacy")
     outcome = _train(config, trainer, datamodule, ckpt_path=config.ckpt_path)
-    guarantee = None if privacy is None else Guarantee.of(privacy.ledger, privacy.cell_costs())
+    guarantee = None
+    if privacy is not None:
+        guarantee = Guarantee.of(privacy.ledger, privacy.cell_costs())
+    elif of_clients is not None:
+        guarantee = Guarantee.of(of_clients.ledger)
     twin = None
     if privacy is not None and _wants_comparison(config, datamodule):
         console.print("Training the same network without privacy, for comparison")

@@ -27,6 +27,17 @@ _REASONS = {
     ),
     "XLAStrategy": "XLA defers and merges computations, and private gradients were not built for it",
     "SingleDeviceXLAStrategy": "XLA defers and merges computations, and private gradients were not built for it",
+    "FederatedStrategy": (
+        "its steps are rounds, and what reaches the server is what whole clients changed, which this callback neither "
+        "clips nor noises"
+    ),
+}
+_WAYS_OUT = {
+    "FederatedStrategy": (
+        "For privacy of whole clients leave the callback out and give FederatedStrategy(client_privacy=ClientPrivacy("
+        "...)); for privacy of single examples keep the callback, with Trainer(strategy='ddp'), or train each client "
+        "with DPOptimizer in a loop of its own"
+    ),
 }
 
 
@@ -58,7 +69,8 @@ def check_strategy(trainer: Any) -> None:
         else _REASONS[known]
     )
     raise UnsupportedError(
-        f"strategy {name} with {trainer.world_size} process(es) is not supported: {reason}. {_WAY_OUT}."
+        f"strategy {name} with {trainer.world_size} process(es) is not supported: {reason}. "
+        f"{_WAYS_OUT.get(known or '', _WAY_OUT)}."
     )
 
 

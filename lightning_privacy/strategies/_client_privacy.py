@@ -14,12 +14,19 @@ from lightning_privacy.federated.cohorts import CohortSampler
 __all__ = ["keep_journal", "prepare_privacy", "stop_when_spent", "tell_guarantee"]
 
 _FIGURES = (
-    "Losses of clients that are logged while training (train loss, federated/loss and its spread) are computed on "
-    "their data without noise; epsilon is about the model, not about publishing them."
+    "Figures of clients that are logged while training are computed on their data without noise: the train loss, "
+    "federated/loss and its spread, federated/cosine, federated/clients, norms of deltas before the noise, and who "
+    "took part and failed in the strategy's history. Epsilon is about the model, not about publishing them."
+)
+_SEED = (
+    "The seed of the cohorts was given (FederatedStrategy(seed=...)), and epsilon holds against those only who can "
+    "neither know nor guess it: leave it out (seed=None), and cohorts are drawn in secret."
 )
 
 
-def prepare_privacy(privacy: ClientPrivacy, trainer: Trainer, num_clients: int, cohorts: CohortSampler) -> None:
+def prepare_privacy(
+    privacy: ClientPrivacy, trainer: Trainer, num_clients: int, cohorts: CohortSampler, *, secret: bool
+) -> None:
     """Plan the rounds of a fit.
 
     Args:
@@ -27,6 +34,7 @@ def prepare_privacy(privacy: ClientPrivacy, trainer: Trainer, num_clients: int, 
         trainer: Its limits say how many rounds there will be.
         num_clients: Of the federation.
         cohorts: How they are drawn.
+        secret: Whether they are drawn from a seed that nobody knows.
 
     Raises:
         ConfigurationError: Noise is to be chosen for a fit without an end.
@@ -40,6 +48,8 @@ def prepare_privacy(privacy: ClientPrivacy, trainer: Trainer, num_clients: int, 
     left = 1 if math.isinf(rounds) else max(1, int(rounds) - trainer.global_step)
     privacy.plan(num_clients, cohorts, left)
     privacy.ledger.add_caveat(_FIGURES)
+    if not secret and cohorts.expected_size(num_clients) < num_clients:
+        privacy.ledger.add_caveat(_SEED)
 
 
 def keep_journal(privacy: ClientPrivacy, trainer: Trainer) -> None:

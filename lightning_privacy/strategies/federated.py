@@ -164,6 +164,11 @@ class FederatedStrategy(DDPStrategy):
         return {} if self._federation is None else self._federation.memory
 
     @property
+    def client_privacy(self) -> ClientPrivacy | None:
+        """The differential privacy of whole clients, with its ledger; None without."""
+        return self._plan.privacy
+
+    @property
     def _alone(self) -> bool:
         return self.num_nodes * self.num_processes <= 1
 
@@ -296,7 +301,9 @@ class FederatedStrategy(DDPStrategy):
         if state is None and self._restored is not None:
             state, self._restored = self._restored, None
         if self._plan.privacy is not None:
-            prepare_privacy(self._plan.privacy, trainer, self._clients.count, self._plan.cohorts)
+            prepare_privacy(
+                self._plan.privacy, trainer, self._clients.count, self._plan.cohorts, secret=self._secret_cohorts
+            )
         if state is not None:
             self._federation.load_state_dict(state)
         if self._plan.privacy is not None:

@@ -10,7 +10,8 @@ from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDp
 from dp_accounting.pld import PLDAccountant
 from torch.utils.data import DataLoader
 
-from lightning_privacy.errors import CheckpointError, ConfigurationError
+from lightning_privacy.callbacks import DifferentialPrivacy
+from lightning_privacy.errors import CheckpointError, ConfigurationError, UnsupportedError
 from lightning_privacy.federated.aggregation import CoordinateMedian, WeightedMean
 from lightning_privacy.federated.algorithms import Algorithm, FedNova, Scaffold
 from lightning_privacy.federated.client_privacy import ClientPrivacy
@@ -183,3 +184,19 @@ def test_the_ledger_says_what_is_not_covered(tools):
     text = privacy.summary()
     assert "who was in which cohort" in text
     assert "federated/loss" in text
+    assert "federated/cosine" in text
+    assert "seed of the cohorts was given" not in text
+
+
+@pytest.mark.parametrize(("options", "said"), [({"seed": 1}, True), ({"client_sampling": "all", "seed": 1}, False)])
+def test_the_ledger_says_where_cohorts_can_be_computed(tools, options, said):
+    privacy = private()
+    sampling = {"cohort_size": None} if "client_sampling" in options else {}
+    tools.fit(strategy(privacy, **options, **sampling), tools.Regression(), max_epochs=1)
+    assert ("seed of the cohorts was given" in privacy.summary()) == said
+
+
+def test_the_callback_for_examples_names_what_to_use_with_rounds(tools):
+    callback = DifferentialPrivacy(delta=1e-5, noise_multiplier=1.0)
+    with pytest.raises(UnsupportedError, match=r"client_privacy=ClientPrivacy.*single examples.*strategy='ddp'"):
+        tools.fit(FederatedStrategy(partition=SIX), tools.Regression(), callbacks=[callback])
