@@ -44,6 +44,7 @@ __all__ = ["client_app", "server_app"]
 
 _MODEL, _TASK, _UPDATE, _FIGURES, _STATUS, _MEMORY = "model", "task", "update", "figures", "status", "memory"
 _POLL_SECONDS = 0.2
+_ROUNDS = "num-server-rounds"
 
 
 def client_app(
@@ -111,7 +112,7 @@ def server_app(
     strategy: FederatedStrategy,
     *,
     num_clients: int,
-    num_rounds: int,
+    num_rounds: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     evaluate: bool = False,
     round_timeout: float = 3600.0,
@@ -124,7 +125,8 @@ def server_app(
         module: The global model, or what makes it.
         strategy: Cohorts, server optimizer, aggregator, transforms, ``min_clients`` and client privacy.
         num_clients: Nodes of the federation; the first round waits for them, and further nodes stay out.
-        num_rounds: Rounds of the run; fewer when client privacy's budget is spent before.
+        num_rounds: Rounds of the run; fewer when client privacy's budget is spent before. None: ``num-server-rounds``
+            of the app's config, which ``flwr run --run-config`` can override.
         checkpoint: Written after each round (weights in ``state_dict``), and gone on from when it exists.
         evaluate: Ask all clients for the metrics of the global model on their validation data after each round. These
             are not private: with client privacy the ledger says so.
@@ -146,9 +148,13 @@ def server_app(
 
     @app.main()  # type: ignore[untyped-decorator]
     def main(grid: Any, context: Any) -> None:
-        del context
+        rounds = context.run_config.get(_ROUNDS) if num_rounds is None else num_rounds
+        if rounds is None:
+            raise ConfigurationError(
+                f"give num_rounds to server_app, or write {_ROUNDS} in [tool.flwr.app.config] of the pyproject.toml"
+            )
         server = FlowerServer(
-            _module(module), settings, num_clients=num_clients, num_rounds=num_rounds, checkpoint=checkpoint
+            _module(module), settings, num_clients=num_clients, num_rounds=rounds, checkpoint=checkpoint
         )
         privacy = settings.plan.privacy
         if privacy is not None and evaluate:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from digits_app.task import ROUNDS, Classifier, strategy
-
+from digits_app.task import Classifier, strategy
 from lightning_privacy.strategies.flower import server_app
 
-app = server_app(Classifier, strategy(), num_clients=2, num_rounds=ROUNDS, checkpoint="model.ckpt")
+app = server_app(Classifier, strategy(), num_clients=2, checkpoint="model.ckpt")

@@ -12,7 +12,6 @@ from lightning_privacy import FederatedStrategy, IIDPartition
 from lightning_privacy.federated.server import FedAvgM
 
 SILOS = IIDPartition(2)
-ROUNDS = 3
 
 
 def strategy() -> FederatedStrategy:
