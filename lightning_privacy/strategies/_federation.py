@@ -27,6 +27,8 @@ from lightning_privacy.federated.failures import SimulatedClientError, Simulated
 from lightning_privacy.federated.flat import FlatModel
 from lightning_privacy.federated.keyed import kept_randomness, seed_client
 from lightning_privacy.federated.local import LocalLoop, drop_gradients
+from lightning_privacy.federated.secure_sum import SecureSum
+from lightning_privacy.federated.secure_tally import SecureTally
 from lightning_privacy.federated.tally import CohortSum, Tally
 from lightning_privacy.federated.transforms import DeltaTransform
 from lightning_privacy.federated.update import ClientUpdate
@@ -53,6 +55,7 @@ class Plan:
         deterministic: Add in fixed point.
         persistent_optimizer: Clients keep the state of their optimizer from round to round.
         privacy: Bounds and noises what clients send, as the last step of the pipeline.
+        secure_sum: How the clients of a process are summed so that none is seen; None for plainly.
     """
 
     cohorts: CohortSampler
@@ -65,6 +68,7 @@ class Plan:
     deterministic: bool
     persistent_optimizer: bool
     privacy: ClientPrivacy | None = None
+    secure_sum: SecureSum | None = None
 
 
 @dataclass
@@ -177,8 +181,9 @@ class Federation:
         if plan.privacy is not None:
             plan.privacy.charge(round_number)
         cohort = plan.cohorts.draw(self._cohort_seed, round_number, self.clients.count)
-        mine = self.clients.assign(cohort, self._processes.count)[self._processes.rank]
-        tally = self._new_tally()
+        shares = self.clients.assign(cohort, self._processes.count)
+        mine = shares[self._processes.rank]
+        tally = self._new_tally() if plan.secure_sum is None else self._new_secure_tally(plan.secure_sum, shares)
         reports: list[ClientReport] = []
         errors: list[Exception] = []
         model.remember()
@@ -218,7 +223,26 @@ class Federation:
             keep_rows=not plan.aggregator.linear,
         )
 
-    def _train(self, client: int, round_number: int, report: ClientReport, tally: Tally) -> None:
+    def _new_secure_tally(self, secure_sum: SecureSum, shares: list[list[int]]) -> SecureTally:
+        # On every process alike, so that none waits for one that can't go on.
+        if any(len(share) == 1 for share in shares):
+            raise ConfigurationError(
+                f"a process of {len(shares)} has one client of the cohort to train, and a secure sum over one client "
+                f"is that client's own change: draw at least {2 * len(shares)} clients a round (cohort_size), and with "
+                "poisson cohorts many more"
+            )
+        model = self.model
+        return SecureTally(
+            secure_sum,
+            shares[self._processes.rank],
+            size=model.size,
+            num_counters=len(model.counters),
+            extras=self._extras,
+            device=model.device,
+            dtype=model.dtype,
+        )
+
+    def _train(self, client: int, round_number: int, report: ClientReport, tally: Tally | SecureTally) -> None:
         plan, model, clients = self._plan, self.model, self.clients
         batches = self._loop.num_batches(clients.batches_per_epoch(client))
         failure = None
@@ -335,7 +359,12 @@ class Federation:
         )
 
     def _finish(
-        self, round_number: int, cohort: list[int], tally: Tally, summed: CohortSum, reports: list[ClientReport]
+        self,
+        round_number: int,
+        cohort: list[int],
+        tally: Tally | SecureTally,
+        summed: CohortSum,
+        reports: list[ClientReport],
     ) -> RoundResult:
         plan = self._plan
         expected = plan.cohorts.expected_size(self.clients.count)

@@ -44,6 +44,7 @@ from lightning_privacy.federated.failures import SimulatedFailures
 from lightning_privacy.federated.flat import FlatModel
 from lightning_privacy.federated.local import LocalLoop, check_local_work
 from lightning_privacy.federated.partitions import Partition
+from lightning_privacy.federated.secure_sum import SecureSum
 from lightning_privacy.federated.server import FedAvg, ServerOptimizer
 from lightning_privacy.federated.transforms import DeltaTransform
 from lightning_privacy.strategies._client_privacy import keep_journal, prepare_privacy, stop_when_spent, tell_guarantee
@@ -87,6 +88,9 @@ class FederatedStrategy(DDPStrategy):
         failures: Simulated failures.
         min_clients: A round with fewer usable updates ends the fit with an error.
         client_privacy: Differential privacy of whole clients.
+        secure_sum: Sum what clients send by masks that cancel out, so that their sum is all that can be seen of it; who
+            drops out in a round is made up for. Each process has a sum of its own over the clients it trains, and
+            these sums are added plainly. Losses and seconds of clients are reported beside it.
         deterministic: Add up in fixed point: the same bits for any number of processes.
         seed: Of partition, cohorts, order of batches and everything random inside a client; 0 when None. With client
             privacy, cohorts are drawn in secret unless a seed is given, and then it must be as secret as the data.
@@ -121,6 +125,7 @@ class FederatedStrategy(DDPStrategy):
         failures: SimulatedFailures | None = None,
         min_clients: int = 1,
         client_privacy: ClientPrivacy | None = None,
+        secure_sum: SecureSum | None = None,
         deterministic: bool = False,
         seed: int | None = None,
         **kwargs: Any,
@@ -147,7 +152,10 @@ class FederatedStrategy(DDPStrategy):
             deterministic=deterministic,
             persistent_optimizer=persistent_optimizer,
             privacy=client_privacy,
+            secure_sum=secure_sum,
         )
+        if secure_sum is not None:
+            secure_sum.check(self._plan.aggregator)
         self._secret_cohorts = client_privacy is not None and seed is None
         self._undo = ExitStack()
         self._federation: Federation | None = None
