@@ -2,8 +2,8 @@
 
 Each network is trained by Lightning with and without ``DifferentialPrivacy``, the loader, the loop and the callback
 included, and stepped bare in the same process, with and without privacy. All on the same data, a batch of 256 images.
-Poisson sampling draws batches that are sometimes larger than the loader's: these are split in two, which a bare step on
-a fixed batch is spared.
+Poisson sampling draws batches that are sometimes larger than the loader's by more than an eighth: these are split in
+two, which a bare step on a fixed batch is spared.
 
     python benchmarks/fit.py    # writes benchmarks/results/fit.json
 """

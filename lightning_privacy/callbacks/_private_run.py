@@ -21,7 +21,12 @@ from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._budget_horizon import BudgetHorizon
 from lightning_privacy.callbacks._buffer_watch import BufferWatch
-from lightning_privacy.callbacks._epoch_batches import EpochBatches, example_weights, private_sampler
+from lightning_privacy.callbacks._epoch_batches import (
+    EpochBatches,
+    example_weights,
+    largest_microbatch,
+    private_sampler,
+)
 from lightning_privacy.callbacks._monitored_metrics import MonitoredMetrics
 from lightning_privacy.callbacks._parts import public_parameters, releases_per_step
 from lightning_privacy.callbacks._planning import steps_to_limits
@@ -121,9 +126,9 @@ class PrivateRun:
         )
         sampler = private_sampler(settings, cells=cells, seed=progress.sampler_seed, processes=processes)
         self._loader = loader
-        # Manual optimisation steps once for each batch it is given, so a draw must not be cut; otherwise no more rows
-        # than the user's own batches have are in memory at once.
-        rows = loader.batch_size or 1
+        # Manual optimisation steps once for each batch it is given, so a draw must not be cut; otherwise hardly more
+        # rows than the user's own batches have are in memory at once.
+        rows = largest_microbatch(loader.batch_size or 1)
         size = max(1, rows // settings.views) if self._automatic else settings.num_examples
         self._batches = EpochBatches(
             sampler, microbatch_size=size, views=settings.views, weights=example_weights(settings, cells)

@@ -109,6 +109,19 @@ def test_p17_a_step_holds_each_example_at_most_once_and_micro_batches_fit(tiny: 
     assert all(len(ids) == len(set(ids)) for ids in steps.values())
 
 
+def test_p17_a_draw_a_little_larger_than_the_loaders_batches_is_not_cut(tiny: Any) -> None:
+    module = tiny.Module()
+    privacy = DifferentialPrivacy(delta=0.01, noise_multiplier=1.0, noise=tiny.noise())
+    tiny.trainer(max_epochs=4, callbacks=[privacy]).fit(module, tiny.loader(160, 16))
+    steps: dict[int, list[int]] = {}
+    for step, ids in zip(module.steps_at_batch, module.seen, strict=True):
+        steps.setdefault(step, []).append(len(ids))
+    sizes = {sum(parts) for parts in steps.values()}
+    assert {17, 18} & sizes
+    assert {19, 20, 21, 22} & sizes
+    assert all(len(parts) == -(-sum(parts) // 18) for parts in steps.values())
+
+
 def test_p17_every_step_of_a_cut_epoch_costs_and_samples_the_same(tiny: Any) -> None:
     privacy = DifferentialPrivacy(delta=0.01, noise_multiplier=2.0)
     trainer = tiny.trainer(max_epochs=2, limit_train_batches=0.5, callbacks=[privacy])
