@@ -101,6 +101,9 @@ def squared_row_norms(values: Tensor) -> Tensor:
     Returns:
         Shape ``(B,)``.
     """
+    if values.shape[1] <= _BLOCK:
+        short: Tensor = torch.linalg.vector_norm(values, dim=1).square()
+        return short
     blocks = values.shape[1] // _BLOCK
     body = values[:, : blocks * _BLOCK].reshape(values.shape[0], blocks, _BLOCK)
     parts: Tensor = torch.linalg.vector_norm(body, dim=2)
