@@ -1,6 +1,7 @@
 # make demo    a private training run on scikit-learn's digits      (ARGS="callbacks.privacy.epsilon=8")
 # make test    linter, types, doctests and the test suite           (ARGS="-k sampler")
 # make check   linter, types and doctests only
+# make bench-federated   federated rounds against pfl and Flower, in an environment of its own (ARGS=--quick)
 # make clean   removes the environment and everything built or run here
 #
 # Each makes the virtual environment and installs into it when that is missing or out of date. PYTHON says
@@ -19,7 +20,7 @@ override SOURCES := pyproject.toml setup.py constraints.txt
 override ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check clean
+.PHONY: help env demo test check bench-federated clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -49,6 +50,13 @@ check: env
 test: check
 	$(ONE_THREAD) "$(BIN)/pytest" --quiet --numprocesses 2 --dist loadfile $(ARGS)
 
+bench-federated:
+	@test -x "$(VENV)-federated/bin/python" || "$(PYTHON)" -m venv "$(VENV)-federated"
+	"$(VENV)-federated/bin/python" -m pip install --quiet --editable . --requirement benchmarks/federated-requirements.txt
+	"$(VENV)-federated/bin/python" -m pip install --quiet --no-deps pfl==0.6.0
+	"$(VENV)-federated/bin/python" benchmarks/federated.py $(ARGS)
+
 clean:
+	rm -rf "$(VENV)-federated"
 	rm -rf "$(VENV)" runs multirun build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
