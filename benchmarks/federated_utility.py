@@ -32,7 +32,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--root", type=Path, required=True, help="folder of the data, as data.root takes it")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=_RESULT)
     parser.add_argument("--experiments", nargs="+", choices=_EXPERIMENTS, default=_EXPERIMENTS)
     parser.add_argument("overrides", nargs="*", help="further overrides of the config, such as trainer.max_epochs=2")
