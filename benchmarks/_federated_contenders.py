@@ -6,6 +6,7 @@ clients being of one size.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -70,6 +71,7 @@ class Setting:
         torch.manual_seed(_SEED)
         return NETWORKS[self.network]()
 
+    @functools.cache  # noqa: B019 - a benchmark has two settings
     def data(self) -> tuple[Tensor, Tensor]:
         """Images of noise of CIFAR10's shape, and classes."""
         generator = torch.Generator().manual_seed(_SEED)

@@ -55,12 +55,12 @@ def simulate(setting: Any, rounds: int, rate: float, after_round: Callable[[], N
     client, server = ClientApp(), ServerApp()
     client.train()(functools.partial(_train, setting, rate))
 
-    def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:
+    def evaluate(*_: Any) -> MetricRecord:
         after_round()
         return MetricRecord()
 
     @server.main()
-    def main(grid: Grid, context: Context) -> None:
+    def main(grid: Grid, _: Context) -> None:
         strategy = FedAvg(
             fraction_train=setting.cohort / setting.clients,
             fraction_evaluate=0.0,

@@ -1,4 +1,4 @@
-"""Claim: a round under ``FederatedStrategy`` costs what a loop by hand costs, no more than pfl's and far less than Flower's.
+"""Claim: a round under ``FederatedStrategy`` costs what a loop by hand costs, and less than pfl's or Flower's.
 
 A thousand clients of 50 examples of CIFAR10's shape, 50 of them in a round, batches of 10, one local epoch of SGD; a
 perceptron of 100k parameters and the CNN of pfl's CIFAR10 benchmark. Every contender has its turn in each round of the
@@ -67,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         "quick": arguments.quick,
         "rounds": arguments.rounds,
         "method": (
-            "contenders in turn; of each turn the first round of training is left out; clients per second on the clock, "
+            "contenders in turn; of each turn the first round of training is left out; clients per second of the clock "
             "and ratios of medians over all rounds and of the fastest rounds; processor: of this process, so not for "
             "Flower, whose actors are processes of their own"
         ),
