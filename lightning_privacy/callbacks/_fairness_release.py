@@ -28,6 +28,7 @@ from lightning_privacy._lightning import Trainer
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._processes import Processes
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.data.augmentation.batches import unproxied
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.fairness.sample import GroupSample
 from lightning_privacy.mechanisms import NoiseSource, private_histogram
@@ -98,6 +99,7 @@ def noisy_views(counts: Tensor, sizes: Sequence[int], names: Sequence[str]) -> d
 
 def _shares_rows(first: Any, second: Any) -> bool:
     """Whether two data sets are known to have rows in common."""
+    first, second = unproxied(first), unproxied(second)
     if first is second:
         return True
     if isinstance(first, Subset) and isinstance(second, Subset) and first.dataset is second.dataset:

@@ -22,6 +22,7 @@ from typing import Any
 
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     DistributedSampler,
     IterableDataset,
@@ -32,9 +33,12 @@ from torch.utils.data import (
 )
 from typing_extensions import override
 
+from lightning_privacy.data.augmentation.batches import unproxied
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.sampling.balanced import BalancedSampler
+from lightning_privacy.sampling.balanced_batches import BalancedBatchSampler
 from lightning_privacy.sampling.resample import ResampledDataset
+from lightning_privacy.sampling.resumable_loader import ResumableDataLoader
 
 __all__ = ["LoaderFacts", "WholeEpoch", "examine", "sampler_of", "undivided", "with_batch_sampler"]
 
@@ -169,29 +173,44 @@ def _check_dataset(loader: DataLoader[Any]) -> None:
             f"the train data set {name} is iterable: its examples can't be sampled independently of each "
             "other, which the accounting needs. Give a data set with __len__ and __getitem__."
         )
-    inner: object = loader.dataset
-    while inner is not None:
-        if isinstance(inner, ResampledDataset):
-            raise UnsupportedError(
-                "the train data set is resampled: an example that is in it twice has twice the influence, and who is "
-                "in it depends on everybody's labels, which nothing pays for. Train on the original data set with "
-                "sampler=BalancedSampler(labels), which is drawn privately."
-            )
-        inner = getattr(inner, "dataset", None)
+    if _is_resampled(loader.dataset):
+        raise UnsupportedError(
+            "the train data set is resampled: an example that is in it twice has twice the influence, and who is "
+            "in it depends on everybody's labels, which nothing pays for. Train on the original data set with "
+            "sampler=BalancedSampler(labels), which is drawn privately."
+        )
     if not isinstance(loader.dataset, Sized):
         raise UnsupportedError(
             f"the train data set {name} has no length: the probability for an example to be in a step needs "
             "the number of examples. Give it a __len__."
         )
     for method in _OWN_ITERATION:
-        if getattr(type(loader), method) is not getattr(DataLoader, method):
+        # A resumable loader only counts what its sampler, which a private fit asks and replaces, has drawn.
+        known = (getattr(DataLoader, method), getattr(ResumableDataLoader, method))
+        if getattr(type(loader), method) not in known:
             raise UnsupportedError(
                 f"the train loader {type(loader).__name__} overrides DataLoader.{method}: its own choice of "
                 "batches would be lost. Give a plain torch DataLoader."
             )
 
 
+def _is_resampled(dataset: Any) -> bool:
+    """Whether a data set, or one behind it or in it, was resampled."""
+    dataset = unproxied(dataset)
+    if dataset is None or isinstance(dataset, ResampledDataset):
+        return dataset is not None
+    if isinstance(dataset, ConcatDataset):
+        return any(map(_is_resampled, dataset.datasets))
+    return _is_resampled(getattr(dataset, "dataset", None))
+
+
 def _check_sampling(loader: DataLoader[Any]) -> None:
+    if isinstance(loader.batch_sampler, BalancedBatchSampler):
+        raise UnsupportedError(
+            "the train loader has a BalancedBatchSampler, whose batches have exact shares: private training must draw "
+            "the batches itself. Give the DataLoader a batch_size and sampler=BalancedSampler(labels), which is drawn "
+            "privately with these shares on average."
+        )
     if loader.batch_size is None or loader.batch_sampler is None:
         got = "a batch_sampler" if loader.batch_sampler is not None else "batch_size=None"
         raise UnsupportedError(

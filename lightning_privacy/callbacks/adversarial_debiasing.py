@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from lightning_privacy._lightning import Callback, LightningModule, Trainer, check_trainer
@@ -53,8 +54,8 @@ class AdversarialDebiasing(Callback):
 
     The module's ``training_step`` returns its logits too: ``{"loss": loss, "logits": logits}``. For the time of a fit
     the adversary is a part of the module, so that its optimizer trains both (``configure_optimizers`` must take
-    ``self.parameters()``). Checkpoints of the fit hold it as ``debiasing_adversary``; load them into the module alone
-    with ``strict=False``.
+    ``self.parameters()``). Checkpoints of the fit hold it as ``debiasing_adversary``; a trainer with this callback
+    leaves that out when it tests, validates or predicts with one, and ``load_from_checkpoint`` needs ``strict=False``.
 
     With ``projection=True`` the module's gradient is the paper's: ``g_P - proj_{g_A} g_P - alpha g_A``. With
     ``projection=False`` the second term is left out, and each example has a gradient of its own: this is what can be
@@ -101,11 +102,13 @@ class AdversarialDebiasing(Callback):
         self._hidden = tuple(hidden)
         self._projection = projection
         self._gradients: list[Tensor] = []
+        self._forget: RemovableHandle | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_trainer(trainer)
         if stage != "fit":
+            self._forget = pl_module.register_load_state_dict_pre_hook(_without_adversary)  # type: ignore[no-untyped-call]
             return
         if not pl_module.automatic_optimization:
             raise UnsupportedError(
@@ -203,6 +206,9 @@ class AdversarialDebiasing(Callback):
     def _withdraw(self, module: LightningModule) -> None:
         unwrap_training_step(module)
         self._gradients = []
+        if self._forget is not None:
+            self._forget.remove()
+            self._forget = None
         if hasattr(module, _NAME):
             delattr(module, _NAME)
 
@@ -212,6 +218,12 @@ def _adversary(module: LightningModule) -> Adversary:
     if not isinstance(adversary, Adversary):
         raise ConfigurationError(f"the module's own attribute {_NAME!r} is in the way of the adversary; rename it")
     return adversary
+
+
+def _without_adversary(_module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Leave out what a checkpoint of the fit has of the adversary, when it is loaded to validate, test or predict."""
+    for name in [name for name in state_dict if name.startswith(f"{prefix}{_NAME}.")]:
+        del state_dict[name]
 
 
 def _predictor(module: LightningModule) -> list[nn.Parameter]:

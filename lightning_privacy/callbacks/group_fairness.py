@@ -212,8 +212,8 @@ class GroupFairness(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not trainer.sanity_checking:
-            self._collect(trainer, pl_module, outputs, batch, dataloader_idx, trainer.val_dataloaders)
+        # Also in the sanity check: that is where to learn that groups or labels are not found, not after an epoch.
+        self._collect(trainer, pl_module, outputs, batch, dataloader_idx, trainer.val_dataloaders)
 
     @override
     def on_test_batch_end(
@@ -229,7 +229,9 @@ class GroupFairness(Callback):
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
+        if trainer.sanity_checking:
+            self._start()
+        else:
             self._report(trainer, pl_module, "val", trainer.val_dataloaders, len(trainer.num_val_batches))
 
     @override

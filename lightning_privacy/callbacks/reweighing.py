@@ -43,6 +43,7 @@ from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._batch_groups import Groups, groups_of
 from lightning_privacy.callbacks._objective import ObjectiveCallback, privacy_of
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.data.augmentation.batches import KeyedBatch
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.fairness.reweighing import cell_counts, reweighing_weights
 from lightning_privacy.mechanisms import NoiseSource, private_histogram
@@ -135,7 +136,7 @@ class Reweighing(ObjectiveCallback):
             counts = self._count(trainer) if privacy is None else self._count_privately(trainer, privacy)
             # All processes count the same data; the noise must not differ between them.
             self._weights = trainer.strategy.broadcast(self._weights_of(counts))
-            self._paid_by = None if privacy is None else privacy.ledger
+        self._paid_by = None if privacy is None else privacy.ledger
         self._restored = False
 
     def _count(self, trainer: Trainer) -> Tensor:
@@ -180,7 +181,8 @@ class Reweighing(ObjectiveCallback):
             )
         ordered = DataLoader(loader.dataset, batch_size=1024, collate_fn=loader.collate_fn, num_workers=0)
         groups, labels = [], []
-        for batch in ordered:
+        for made in ordered:
+            batch = made.batch if isinstance(made, KeyedBatch) else made  # of an AugmentationDataModule
             groups.append(groups_of(batch, self._groups, num_groups=self._shape[0]).cpu())
             labels.append(groups_of(batch, self._labels, num_groups=self._shape[1], argument="labels").cpu())
         return torch.cat(groups), torch.cat(labels)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -22,8 +23,9 @@ from torch.utils.data import (
 from lightning_privacy.callbacks._balance import wanted_balance
 from lightning_privacy.callbacks._train_loader import examine, sampler_of, undivided, with_batch_sampler
 from lightning_privacy.callbacks.private_balance import PrivateBalance
+from lightning_privacy.data.augmentation.batches import keyed_loader
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
-from lightning_privacy.sampling import BalancedSampler
+from lightning_privacy.sampling import BalancedBatchSampler, BalancedSampler, ResumableDataLoader, resample
 
 DATA = TensorDataset(torch.arange(10.0))
 
@@ -101,6 +103,29 @@ def test_p15_what_a_balancing_sampler_asks_for_is_not_lost(sampler: Any) -> None
     wanted = wanted_balance(sampler, PrivateBalance(public_counts=True), num_examples=10)
     assert wanted is not None
     assert len(wanted.cells) == 10
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        lambda drawn: DataLoader(drawn, 2),
+        lambda drawn: DataLoader(Subset(drawn, range(4)), 2),
+        lambda drawn: DataLoader(ConcatDataset([DATA, drawn]), 2),
+        lambda drawn: keyed_loader(DataLoader(drawn, 2)),
+        lambda drawn: keyed_loader(DataLoader(ConcatDataset([DATA, Subset(drawn, range(4))]), 2)),
+    ],
+    ids=["itself", "subset", "joined", "augmented", "all of it"],
+)
+def test_p15_a_resampled_data_set_is_refused_wherever_it_stands(hidden: Any) -> None:
+    with pytest.raises(UnsupportedError, match="is resampled"):
+        examine(hidden(resample(DATA, [0] * 6 + [1] * 4)), accumulate=1)
+
+
+def test_a_resumable_loader_is_sampled_privately_as_others_and_batches_of_exact_shares_are_refused() -> None:
+    labels = [0] * 6 + [1] * 4
+    assert examine(ResumableDataLoader(DATA, 2, sampler=BalancedSampler(labels)), accumulate=1).loader_batches == 5
+    with pytest.raises(UnsupportedError, match=r"BalancedBatchSampler.*sampler=BalancedSampler"):
+        examine(DataLoader(DATA, batch_sampler=BalancedBatchSampler(labels, 2)), accumulate=1)
 
 
 @pytest.mark.parametrize("processes", [1, 3])

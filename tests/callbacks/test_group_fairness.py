@@ -33,6 +33,7 @@ from lightning_privacy.accounting import LaplaceRelease, PrivacyLedger
 from lightning_privacy.callbacks import DifferentialPrivacy
 from lightning_privacy.callbacks._fairness_alignment import RowOrder
 from lightning_privacy.callbacks.group_fairness import GroupFairness
+from lightning_privacy.data.augmentation import AugmentationDataModule, Noise
 from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
 from lightning_privacy.fairness import GroupSample
 from lightning_privacy.mechanisms.noise import NoiseSource, SeededNoiseWarning
@@ -284,6 +285,13 @@ def test_the_sanity_check_is_skipped_and_each_validation_starts_anew(tiny):
     assert seen == [(True, 0), (False, 1), (False, 1)]
     check(callback, expected(data))
     assert "fairness/equalized_odds_ratio" in trainer.callback_metrics
+
+
+def test_what_is_not_found_is_told_before_the_first_epoch(tiny):
+    trainer = tiny.trainer(callbacks=[fairness(groups="gender")], max_epochs=1, num_sanity_val_steps=1)
+    with pytest.raises(ConfigurationError, match="groups='gender' is not in the batch"):
+        trainer.fit(Model(), DataLoader(Data(), 30), DataLoader(Data("mapping"), 20))
+    assert trainer.global_step == 0
 
 
 def test_several_loaders_have_a_table_each(tiny):
@@ -551,6 +559,14 @@ def test_p31_figures_of_rows_that_are_trained_on_are_a_caveat(tiny, validated, t
     trainer = tiny.trainer(callbacks=[fairness(), privacy], max_epochs=1)
     trainer.fit(Model(), DataLoader(data, 30, shuffle=True), DataLoader(validated(data), 10))
     assert any("GroupFairness reported figures" in caveat for caveat in privacy.ledger.caveats) is told
+
+
+def test_p31_a_caveat_is_not_lost_behind_an_augmentation(tiny):
+    data, privacy = Data(), DifferentialPrivacy(delta=1e-3, noise_multiplier=2.0, probe=False)
+    loaders = {"train_dataloader": DataLoader(data, 30, shuffle=True), "val_dataloader": DataLoader(data, 10)}
+    datamodule = AugmentationDataModule(transforms=[Noise(0.1)], **loaders)
+    tiny.trainer(callbacks=[fairness(), privacy], max_epochs=1).fit(Model(), datamodule=datamodule)
+    assert any("GroupFairness reported figures" in caveat for caveat in privacy.ledger.caveats)
 
 
 def test_disjoint_parts_of_one_data_set_are_no_caveat(tiny):

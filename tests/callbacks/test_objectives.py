@@ -16,6 +16,7 @@ from lightning_privacy._lightning import LightningModule, Trainer
 from lightning_privacy.accounting import LaplaceRelease
 from lightning_privacy.callbacks import DifferentialPrivacy, GroupDRO, Reweighing
 from lightning_privacy.callbacks.adversarial_debiasing import AdversarialDebiasing
+from lightning_privacy.data.augmentation import AugmentationDataModule
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.fairness.group_dro import GroupDROLoss
 from lightning_privacy.fairness.reweighing import cell_counts, reweighing_weights
@@ -114,6 +115,20 @@ def test_reweighing_trains_as_a_plain_loop_with_its_weights(given: bool) -> None
     torch.testing.assert_close(torch.tensor(reweighing.weights, dtype=torch.float64), table)
 
 
+def test_reweighing_counts_behind_an_augmentation() -> None:
+    keep = nn.Identity()
+    keep.per_example = True
+    plain, augmented = (Reweighing(groups=2, num_groups=3) for _ in range(2))
+    fit(Net(), plain)
+    module = Net()
+    trainer = fit(module, augmented, epochs=0)
+    trainer.fit(
+        module,
+        datamodule=AugmentationDataModule(train_dataloader=DataLoader(data(), batch_size=BATCH), transforms=[keep]),
+    )
+    assert augmented.weights == plain.weights
+
+
 def test_reweighing_counts_anew_for_other_data() -> None:
     reweighing = Reweighing(groups=2, num_groups=3)
     fit(Net(), reweighing)
@@ -164,9 +179,10 @@ def test_a_private_fit_pays_for_the_counts_first_and_trains_under_the_weights() 
     # A second fit of the same run uses the counts that were paid for.
     resumed = Reweighing(groups=2, num_groups=3, counts_epsilon=0.5)
     resumed.load_state_dict(reweighing.state_dict())
-    again = DifferentialPrivacy(epsilon=3.0, delta=1e-3)
+    again = DifferentialPrivacy(noise_multiplier=2.0, delta=1e-3)
     fit(Net(), resumed, again, epochs=1)
     assert resumed.weights == reweighing.weights
+    fit(Net(), resumed, again, epochs=1)
     assert [release for release, *_ in again.ledger.history if isinstance(release, LaplaceRelease)] == []
 
 
@@ -314,3 +330,25 @@ def test_without_projection_an_adversary_can_be_trained_privately() -> None:
     assert 2.5 < privacy.ledger.epsilon(exact=True) <= 3.0
     assert not torch.equal(module.layer.weight, before)
     assert "training_step" not in vars(module)
+
+
+def test_a_checkpoint_with_an_adversary_is_tested_without_it(tmp_path: Any) -> None:
+    class Tested(Net):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("mean", self.layer(batch[0]).mean())
+
+    class Saves(AdversarialDebiasing):
+        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    module, callback = Tested("logits").float(), Saves(groups=2, num_groups=3)
+    x, *others = data().tensors
+    dataset = TensorDataset(x.float(), *others)
+    trainer = fit(module, callback, dataset=dataset)
+    before = module.layer.weight.detach().clone()
+    nn.init.zeros_(module.layer.weight)
+    trainer.test(module, DataLoader(dataset, 6), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=False)
+    assert torch.equal(module.layer.weight, before)
+    # Nothing stays behind that would hide a wrong file from the module's own loading.
+    with pytest.raises(RuntimeError, match="debiasing_adversary"):
+        module.load_state_dict(module.state_dict() | {"debiasing_adversary.layers.0.bias": torch.zeros(3)})

@@ -356,6 +356,21 @@ def test_sub_classes_of_loaders_keep_what_they_have(fit: Any) -> None:
     assert torch.equal(module.seen[0][1][0], dataset().tensors[0][:6].flip(-1))
 
 
+def test_workers_of_a_loader_that_was_in_use_are_not_taken_for_its_own(fit: Any) -> None:
+    train = Special(dataset(), 3, batch_size=6, num_workers=1, persistent_workers=True)
+    next(iter(train))
+    module = fit(augmented([v2.RandomHorizontalFlip(1.0)], train=train), max_epochs=1)
+    assert torch.equal(module.seen[0][1][0], dataset().tensors[0][:6].flip(-1))
+
+
+def test_one_augmentation_in_workers_behind_another_differs_between_epochs_too(fit: Any) -> None:
+    inner = augmented([lambda image: image + torch.rand(1)], where="workers")
+    module = fit(AugmentationDataModule(inner, transforms=[lambda image: image], where="workers"), max_epochs=2)
+    first, second = (next(batch for epoch, batch in module.seen if epoch == number) for number in range(2))
+    assert torch.equal(first[2], second[2])
+    assert not torch.equal(first[0], second[0])
+
+
 def test_attributes_of_the_data_set_are_still_there() -> None:
     data = dataset()
     data.targets = [1, 2, 3]  # type: ignore[attr-defined]

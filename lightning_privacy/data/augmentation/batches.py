@@ -34,7 +34,16 @@ from typing_extensions import override
 
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 
-__all__ = ["DatasetProxy", "Key", "KeyedBatch", "KeyedCollate", "KeyedDataset", "KeyedExample", "keyed_loader"]
+__all__ = [
+    "DatasetProxy",
+    "Key",
+    "KeyedBatch",
+    "KeyedCollate",
+    "KeyedDataset",
+    "KeyedExample",
+    "keyed_loader",
+    "unproxied",
+]
 
 
 class Key:
@@ -95,6 +104,16 @@ class DatasetProxy(Dataset[Any]):
 
     def __len__(self) -> int:
         return len(self._proxied)
+
+
+def unproxied(dataset: Any) -> Any:
+    """The data set that the user gave, where it stands behind others.
+
+    A proxy has the attributes of what is behind it, but not its type: who asks for that asks here.
+    """
+    while isinstance(dataset, DatasetProxy):
+        dataset = dataset._proxied
+    return dataset
 
 
 class KeyedDataset(DatasetProxy):
@@ -182,6 +201,7 @@ def with_dataset(
         # Nobody knows what its constructor takes.
         other = copy.copy(loader)
         vars(other).update(dataset=dataset, collate_fn=loader.collate_fn if collate is None else collate)
+        vars(other)["_iterator"] = None  # persistent workers of the user's loader have its data set
         return other
     batches: dict[str, Any] = {"batch_sampler": loader.batch_sampler}
     if type(loader.batch_sampler) is BatchSampler:

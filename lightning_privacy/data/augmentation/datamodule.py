@@ -302,8 +302,9 @@ class _EpochHand(Callback):
 
     @classmethod
     def attach(cls, trainer: Any, clock: EpochClock) -> None:
-        """Add one to the trainer, in place of that of an earlier fit."""
-        trainer.callbacks = [item for item in trainer.callbacks if not isinstance(item, cls)] + [cls(clock)]
+        """Add one to the trainer, unless it moves this clock already."""
+        if not any(isinstance(item, cls) and item.clock is clock for item in trainer.callbacks):
+            trainer.callbacks = [*trainer.callbacks, cls(clock)]
 
     @override
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
