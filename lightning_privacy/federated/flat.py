@@ -4,9 +4,9 @@ The entries are the trainable parameters, in the module's order, and after them 
 running statistics of BatchNorm. A client's delta, the aggregate and the noise of client-level privacy are vectors over
 these same entries, so nothing that a client sends can be left out of a clip by accident.
 
-What is no entry: frozen parameters, which stay as they are; whole-number counters of one entry
-(``num_batches_tracked``), whose increments are averaged and rounded; other buffers, which every client starts anew and
-nobody averages; and personal entries, which belong to a client.
+What is no entry: frozen parameters, which every client starts anew and nobody averages; whole-number counters of one
+entry (``num_batches_tracked``), whose increments are averaged and rounded; other buffers, which every client starts
+anew and nobody averages; and personal entries, which belong to a client.
 
 Example:
     >>> import torch
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
+from lightning_privacy.federated.slots import TensorSlots
 
 __all__ = ["FlatModel", "matching"]
 
@@ -91,6 +92,7 @@ class FlatModel:
         statistics = _statistics(module) if statistics_only else set(buffers)
         floats = {name: b for name, b in buffers.items() if b.is_floating_point() and name in statistics}
         _refuse_unfit(trainable)
+        self.module = module
         self.parameter_names = [name for name in trainable if name not in own]
         self.parameters = [trainable[name] for name in self.parameter_names]
         if not self.parameters:
@@ -108,7 +110,10 @@ class FlatModel:
             if b.ndim == 0 and not _is_float(b) and b.dtype != torch.bool and name not in own
         ]
         taken = {id(tensor) for tensor in (*self.buffers, *self.counters, *self.personal.values())}
-        self._kept = [b for b in buffers.values() if id(b) not in taken]
+        # Frozen parameters as well: a step may write to them (momentum encoders), and must not for the next client.
+        frozen = [p.detach() for p in parameters.values() if not p.requires_grad and id(p) not in taken]
+        self._kept = [*(b for b in buffers.values() if id(b) not in taken), *frozen]
+        self._slots = TensorSlots(module)
         self._variances = [index for index, name in enumerate(self.buffer_names) if name.endswith("running_var")]
         tensors: list[Tensor] = [*self.parameters, *self.buffers]
         self._tensors = [tensor.detach() for tensor in tensors]
@@ -168,7 +173,8 @@ class FlatModel:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put every entry and every buffer back to the values the round started from."""
+        """Put every parameter and every buffer back to what it was and the values the round started from."""
+        self._slots.take_back()
         torch._foreach_copy_(self._tensors, self._start_views)
         for copies, now in ((self._start_kept, self._kept), (self._start_counters, self.counters)):
             for copy, tensor in zip(copies, now, strict=True):
@@ -186,6 +192,7 @@ class FlatModel:
         Returns:
             Shape ``(P,)``.
         """
+        self._slots.take_back()
         vector = self.new_vector() if out is None else out
         known, views = self._latest_out
         if known is not vector:  # cutting a vector into views costs as much as a small client's change

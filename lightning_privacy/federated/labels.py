@@ -62,7 +62,7 @@ def _labels(dataset: Any) -> npt.NDArray[Any] | None:
             return column
     tensors = list(getattr(dataset, "tensors", ()))
     # Of three or more, the last may as well be a group or a weight.
-    if len(tensors) == 2 and tensors[-1].ndim == 1 and not tensors[-1].dtype.is_floating_point:  # noqa: PLR2004
+    if len(tensors) == 2 and tensors[-1].ndim == 1 and not tensors[-1].dtype.is_floating_point:
         return label_array(tensors[-1])
     return None
 

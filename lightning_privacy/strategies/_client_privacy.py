@@ -5,18 +5,33 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from lightning_privacy._lightning import Trainer, rank_zero_info
+from lightning_privacy._lightning import Trainer, rank_zero_info, rank_zero_warn
+from lightning_privacy.callbacks._monitored_metrics import monitors
 from lightning_privacy.callbacks._step_journal import journal_path
+from lightning_privacy.callbacks._trainer import training_metrics
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.federated.client_privacy import ClientPrivacy
 from lightning_privacy.federated.cohorts import CohortSampler
 
-__all__ = ["keep_journal", "prepare_privacy", "stop_when_spent", "tell_guarantee"]
+__all__ = [
+    "keep_journal",
+    "note_stores",
+    "prepare_privacy",
+    "stop_when_spent",
+    "tell_guarantee",
+    "warn_of_monitors",
+]
+
+_FREE = ("federated/epsilon", "federated/max_delta_norm", "federated/bytes", "federated/seconds")
 
 _FIGURES = (
     "Figures of clients that are logged while training are computed on their data without noise: the train loss, "
     "federated/loss and its spread, federated/cosine, federated/clients, norms of deltas before the noise, and who "
     "took part and failed in the strategy's history. Epsilon is about the model, not about publishing them."
+)
+_STORES = (
+    "Checkpoints hold what clients keep for themselves (personal parameters, moments, errors of compression), without "
+    "noise, and thereby who has taken part: keep checkpoints as secret as the data, and publish the weights alone."
 )
 _SEED = (
     "The seed of the cohorts was given (FederatedStrategy(seed=...)), and epsilon holds against those only who can "
@@ -53,14 +68,49 @@ def prepare_privacy(
 
 
 def keep_journal(privacy: ClientPrivacy, trainer: Trainer) -> None:
-    """Write every round down before it happens, where checkpoints are written that would not know of it."""
-    folder = trainer.log_dir or trainer.default_root_dir
-    if trainer.checkpoint_callbacks:
-        path = Path(journal_path(folder, privacy.run_id))
-        if trainer.is_global_zero:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        trainer.strategy.barrier("federated journal")
-        privacy.keep_journal(path, write=trainer.is_global_zero)
+    """Write every round down before it happens, from the first checkpoint on, which would not know of it.
+
+    Args:
+        privacy: The user's.
+        trainer: Says where; every process calls this.
+    """
+    path = Path(journal_path(trainer.log_dir or trainer.default_root_dir, privacy.run_id))
+    if trainer.is_global_zero:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    trainer.strategy.barrier("federated journal")
+    privacy.keep_journal(path, write=trainer.is_global_zero)
+
+
+def warn_of_monitors(privacy: ClientPrivacy, trainer: Trainer, told: set[str]) -> None:
+    """Warn of what acts on figures of clients without noise, once each, and note it in the ledger.
+
+    Args:
+        privacy: The user's.
+        trainer: After the first figures were logged.
+        told: Names that were told of; grows.
+    """
+    watching = monitors(trainer)
+    if not watching:
+        return
+    for metric in training_metrics(trainer):
+        watchers = [watcher for key in metric.keys for watcher in watching.get(key, [])]
+        if metric.name in told or metric.name in _FREE or not watchers:
+            continue
+        told.add(metric.name)
+        caveat = (
+            f"{' and '.join(watchers)} acted on '{metric.name}', a figure of the clients without noise: what that "
+            "decided is a release that epsilon does not cover."
+        )
+        privacy.ledger.add_caveat(caveat)
+        rank_zero_warn(
+            f"{caveat} Monitor a metric of a validation set of other people, or decide by a number of rounds.",
+            stacklevel=2,
+        )
+
+
+def note_stores(privacy: ClientPrivacy) -> None:
+    """Say in the ledger that checkpoints hold what clients keep for themselves."""
+    privacy.ledger.add_caveat(_STORES)
 
 
 def stop_when_spent(privacy: ClientPrivacy, trainer: Trainer) -> None:

@@ -19,7 +19,7 @@ from lightning_privacy._lightning import rank_zero_warn
 from lightning_privacy.callbacks._processes import Processes
 from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError, PrivacyViolation
 from lightning_privacy.federated.aggregation import Aggregator
-from lightning_privacy.federated.algorithms import Algorithm, LocalTraining
+from lightning_privacy.federated.algorithms import Algorithm, FedProx, LocalTraining
 from lightning_privacy.federated.client_privacy import ClientPrivacy
 from lightning_privacy.federated.cohorts import CohortSampler
 from lightning_privacy.federated.contexts import ClientContext, RoundContext
@@ -32,6 +32,7 @@ from lightning_privacy.federated.secure_tally import SecureTally
 from lightning_privacy.federated.tally import CohortSum, Tally
 from lightning_privacy.federated.transforms import DeltaTransform
 from lightning_privacy.federated.update import ClientUpdate
+from lightning_privacy.strategies._client_isolation import ClientIsolation
 from lightning_privacy.strategies._clients import Clients
 
 __all__ = ["ClientReport", "Federation", "Plan", "RoundResult"]
@@ -69,6 +70,11 @@ class Plan:
     persistent_optimizer: bool
     privacy: ClientPrivacy | None = None
     secure_sum: SecureSum | None = None
+
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether the algorithm may keep something for each client."""
+        return type(self.algorithm) not in (Algorithm, FedProx)
 
 
 @dataclass
@@ -187,11 +193,13 @@ class Federation:
         reports: list[ClientReport] = []
         errors: list[Exception] = []
         model.remember()
+        isolation = ClientIsolation(self._optimizer, None if plan.privacy is None else model.module)
         touched: list[int] = []
         with kept_randomness():
             for client in mine:
                 report = ClientReport(client, self.clients.num_examples(client))
                 reports.append(report)
+                isolation.begin_client()
                 try:
                     self._train(client, round_number, report, tally)
                     touched.append(client)
@@ -202,7 +210,7 @@ class Federation:
                     errors.append(error)
                 finally:
                     model.restore()
-        self._optimizer.state.clear()
+        isolation.begin_client()
         summed = tally.finish(self._processes.add_up)
         everyone = sorted(
             (report for share in self._processes.gather(reports) for report in share), key=lambda report: report.client
@@ -321,9 +329,8 @@ class Federation:
             self._optimizer_states[client] = kept_optimizer
 
     def _load_optimizer(self, client: int) -> None:
-        """Start with nothing of another client's moments or gradients, and with what this one kept."""
+        """Start without gradients, and with the moments this client has kept."""
         drop_gradients(self._optimizer)
-        self._optimizer.state.clear()
         kept = self._optimizer_states.get(client)
         if kept is not None:
             groups = self._optimizer.state_dict()["param_groups"]
@@ -409,9 +416,10 @@ class Federation:
             "algorithm": self._plan.algorithm.describe(),
             "algorithm_state": self._plan.algorithm.state_dict(),
             "seed": self._plan.seed,
-            "memory": self.memory,
-            "personal": self._personal,
-            "optimizers": self._optimizer_states,
+            # Sorted: the order in which clients first took part is nobody's business.
+            "memory": dict(sorted(self.memory.items())),
+            "personal": dict(sorted(self._personal.items())),
+            "optimizers": dict(sorted(self._optimizer_states.items())),
             "privacy": None if self._plan.privacy is None else self._plan.privacy.state_dict(),
         }
 

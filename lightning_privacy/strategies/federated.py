@@ -47,7 +47,14 @@ from lightning_privacy.federated.partitions import Partition
 from lightning_privacy.federated.secure_sum import SecureSum
 from lightning_privacy.federated.server import FedAvg, ServerOptimizer
 from lightning_privacy.federated.transforms import DeltaTransform
-from lightning_privacy.strategies._client_privacy import keep_journal, prepare_privacy, stop_when_spent, tell_guarantee
+from lightning_privacy.strategies._client_privacy import (
+    keep_journal,
+    note_stores,
+    prepare_privacy,
+    stop_when_spent,
+    tell_guarantee,
+    warn_of_monitors,
+)
 from lightning_privacy.strategies._client_step import ClientStep, gradient_clip
 from lightning_privacy.strategies._clients import Clients, SharedOutClients, SiloClients
 from lightning_privacy.strategies._federated_checks import check_fit, check_optimizers
@@ -164,6 +171,8 @@ class FederatedStrategy(DDPStrategy):
         self._restored: Mapping[str, Any] | None = None
         self._result: RoundResult | None = None
         self._training_client = False
+        self._journal_kept = False
+        self._told: set[str] = set()
         self._local_options: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
 
@@ -256,6 +265,11 @@ class FederatedStrategy(DDPStrategy):
         if scheduler is not None:
             self.lr_scheduler_configs.append(LRSchedulerConfig(scheduler, name="server", interval="step"))
 
+    def _keep_journal(self, trainer: Trainer) -> None:
+        if self._plan.privacy is not None:
+            keep_journal(self._plan.privacy, trainer)
+            self._journal_kept = True
+
     def _flat_model(self) -> FlatModel:
         return FlatModel(self._module(), personal=self._personal, statistics_only=self._plan.privacy is not None)
 
@@ -315,7 +329,10 @@ class FederatedStrategy(DDPStrategy):
         if state is not None:
             self._federation.load_state_dict(state)
         if self._plan.privacy is not None:
-            keep_journal(self._plan.privacy, trainer)
+            if state is not None or trainer.checkpoint_callbacks:
+                self._keep_journal(trainer)
+            if self._personal or self._plan.persistent_optimizer or self._plan.transforms or self._plan.keeps_memory:
+                note_stores(self._plan.privacy)
         return self._federation
 
     @override
@@ -338,6 +355,8 @@ class FederatedStrategy(DDPStrategy):
         if self._plan.privacy is not None:
             stop_when_spent(self._plan.privacy, trainer)
         self._report(module, batch.number, self._result)
+        if self._plan.privacy is not None:
+            warn_of_monitors(self._plan.privacy, trainer, self._told)
         self._align_logs(trainer)  # after this process has logged: the first log of an epoch forgets the last one's
         return torch.tensor(self._result.loss, device=self.root_device)
 
@@ -385,6 +404,8 @@ class FederatedStrategy(DDPStrategy):
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         if self._federation is not None:
+            if self._plan.privacy is not None and not self._journal_kept:
+                self._keep_journal(self._module().trainer)
             checkpoint[_STATE_KEY] = self._federation.state_dict()
         super().save_checkpoint(checkpoint, filepath, storage_options)
 

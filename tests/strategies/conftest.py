@@ -107,3 +107,9 @@ class Tools:
 @pytest.fixture
 def tools() -> type[Tools]:
     return Tools
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits write beside the folder they run in."""
+    monkeypatch.chdir(tmp_path)
