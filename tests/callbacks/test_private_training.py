@@ -235,7 +235,7 @@ def test_trainer_limits_are_kept_and_epsilon_is_met_by_the_steps_that_run(
 def test_max_time_ends_a_run_in_order(tiny: Any) -> None:
     module = tiny.Module()
     privacy = DifferentialPrivacy(delta=0.01, noise_multiplier=1.0)
-    trainer = tiny.trainer(max_time={"seconds": 0.3}, callbacks=[privacy])
+    trainer = tiny.trainer(max_time={"seconds": 4}, callbacks=[privacy])
     trainer.fit(module, tiny.loader(24, 4))
     assert trainer.global_step > 0
     assert privacy.ledger.history[0][1] == trainer.global_step
