@@ -32,7 +32,7 @@ __all__ = ["CohortSum", "Tally"]
 
 _FRACTION_BITS = 40
 _LARGEST = float(2 ** (62 - _FRACTION_BITS))
-_HEAD = 3  # weight, clients, weighted loss
+_HEAD = 4  # weight, clients, weighted loss, weight of the losses that exist
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CohortSum:
         total: Shape ``(P,)``, sum of weight times delta.
         weight: Sum of the weights.
         received: Number of clients.
-        loss: Mean loss over the clients, by weight; NaN where there is none.
+        loss: Mean loss over the clients that have one, by weight; NaN where none has.
         increments: Mean of the counters' increments, each client counted once.
         extras: Sums of further vectors, by name.
         directions: Sum of the deltas divided by their norms, shape ``(P,)``.
@@ -138,7 +138,9 @@ class Tally:
         norm = float(torch.linalg.vector_norm(delta)) if norm is None else norm
         if self._keep_rows:
             self.rows[client] = (delta.clone(), weight)
-        for position, figure in enumerate((weight, 1.0, weight * loss, *increments)):
+        # A client that skipped all its batches has no loss, and no part in the mean of the losses.
+        known = weight if math.isfinite(loss) else 0.0
+        for position, figure in enumerate((weight, 1.0, known * loss if known else 0.0, known, *increments)):
             self._figures[position] += self._fixed(figure) if self._exact else figure
         self._accumulate(total, delta, weight)
         if norm > 0:
@@ -157,8 +159,7 @@ class Tally:
     @staticmethod
     def _fixed(figure: float) -> int:
         _check_range(abs(figure))
-        # Whole numbers have no NaN: a client that skipped all its batches has no part in the loss.
-        return round(math.ldexp(figure, _FRACTION_BITS)) if math.isfinite(figure) else 0
+        return round(math.ldexp(figure, _FRACTION_BITS))
 
     @torch.no_grad()
     def finish(self, all_reduce: Callable[[Tensor], None]) -> CohortSum:
@@ -171,13 +172,13 @@ class Tally:
         all_reduce(self._vector)
         vector = torch.ldexp(self._vector.double(), torch.tensor(-_FRACTION_BITS)) if self._exact else self._vector
         head, counters, total, directions, *further = torch.split(vector, self._sizes)
-        weight, received, loss = (float(x) for x in head.tolist())
+        weight, received, loss, known = (float(x) for x in head.tolist())
         count = round(received)
         return CohortSum(
             total=total.to(self._dtype),
             weight=weight,
             received=count,
-            loss=loss / weight if weight > 0 else float("nan"),
+            loss=loss / known if known > 0 else float("nan"),
             increments=[x / count if count else 0.0 for x in counters.tolist()],
             extras={name: part.to(self._dtype) for name, part in zip(self._extras, further, strict=True)},
             directions=directions.to(self._dtype),

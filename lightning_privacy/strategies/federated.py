@@ -127,7 +127,7 @@ class FederatedStrategy(DDPStrategy):
         transforms: Sequence[DeltaTransform] = (),
         client_sampling: str | CohortSampler = "uniform",
         client_weights: Sequence[float] | None = None,
-        personal: Sequence[str] = (),
+        personal: str | Sequence[str] = (),
         persistent_optimizer: bool = False,
         failures: SimulatedFailures | None = None,
         min_clients: int = 1,
@@ -147,7 +147,7 @@ class FederatedStrategy(DDPStrategy):
         check_local_work(self._local_epochs, local_steps)
         everyone = cohort_size is None and client_sampling == "uniform"
         self._server = FedAvg() if server_optimizer is None else server_optimizer
-        self._personal = tuple(personal)
+        self._personal = (personal,) if isinstance(personal, str) else tuple(personal)
         self._plan = Plan(
             cohorts=AllClients() if everyone else cohort_sampler(client_sampling, cohort_size, client_weights),
             aggregator=WeightedMean(weighted=client_privacy is None) if aggregator is None else aggregator,

@@ -279,6 +279,21 @@ def test_personal_entries_never_reach_the_global_model(tools):
     assert not torch.equal(after["net.0.weight"], before["net.0.weight"])
 
 
+def test_one_personal_name_needs_no_list(tools):
+    module = tools.Regression()
+    before = module.net[3].weight.clone()
+    tools.fit(strategy(personal="net.3"), module, max_epochs=1)
+    assert torch.equal(module.net[3].weight, before)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_client_without_a_loss_has_no_part_in_the_mean_loss(exact):
+    tally = Tally(size=2, num_counters=0, device=torch.device("cpu"), exact=exact)
+    for weight, loss in ((1.0, 0.5), (2.0, math.nan), (3.0, 1.5)):
+        tally.add(torch.ones(2), weight=weight, increments=[], extras={}, loss=loss)
+    assert tally.finish(lambda vector: None).loss == pytest.approx((0.5 + 4.5) / 4)
+
+
 def test_batch_norm_statistics_are_averaged_and_counted(tools):
     module, federated = tools.Regression(norm=True), strategy(cohort_size=None, local_epochs=2)
     tools.fit(federated, module, max_epochs=1, batch_size=3)
