@@ -72,7 +72,7 @@ class GlobalAdaptClipping(CountedClipping):
     Example:
         >>> import torch
         >>> policy = GlobalAdaptClipping(1.0, strict_norm=10.0, learning_rate=0.1, count_noise_std=2.0)
-        >>> policy.observe(torch.tensor([4.0]), expected_batch_size=8)  # all 8 within: Z falls
+        >>> policy.observe(torch.tensor([-4.0]), expected_batch_size=8)  # all 8 within: Z falls
         >>> round(policy.strict_norm, 3), policy.norm_bound
         (9.048, 1.0)
     """
