@@ -21,7 +21,18 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("federated_proce
 SCRIPT = Path(__file__).with_name("federated_script.py")
 KINDS = ["mean", "exact", "one", "scaffold", "median", "personal", "private"]
 # Variables that a launcher or an earlier fit in this process left: with them the script waits for ranks nobody starts.
-FOREIGN = ("SLURM_", "PL_", "LP_", "MASTER_", "LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "GROUP_RANK", "TORCHELASTIC_")
+FOREIGN = (
+    "SLURM_",
+    "PL_",
+    "LP_",
+    "MASTER_",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "RANK",
+    "WORLD_SIZE",
+    "GROUP_RANK",
+    "TORCHELASTIC_",
+)
 SAME_BITS = {"exact", "median", "one"}
 
 
