@@ -23,7 +23,7 @@ from _harness import hardware, interleave, pin_threads, write_result
 
 _PACKAGES = ("lightning-privacy", "torch", "torchvision", "kornia")
 _SHAPES = {"28x28": (1, 28), "32x32": (3, 32), "96x96": (3, 96)}
-_IMAGES = {"28x28": 512, "32x32": 512, "96x96": 256}
+_IMAGES = {"28x28": 4096, "32x32": 4096, "96x96": 1024}
 _BATCH = 256
 _ROUNDS = 15
 _ENOUGH_SECONDS = 75.0
