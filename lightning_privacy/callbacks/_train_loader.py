@@ -51,7 +51,8 @@ class LoaderFacts:
 
     Args:
         num_examples: Size of the data set.
-        batch_size: Batch size of the loader: the most examples in memory at once.
+        batch_size: Batch size of the loader. About as many examples are in memory at once: a draw that is larger by
+            up to an eighth is not cut (``_epoch_batches.largest_microbatch``).
         expected_batch_size: Examples per optimizer step on average: ``batch_size`` times the accumulated
             batches.
         loader_batches: ``len`` of the loader.

@@ -121,8 +121,11 @@ class GroupDRO(ObjectiveCallback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.barebones:
-            pl_module.log_dict({f"group_dro/weight_{group}": weight for group, weight in enumerate(self.weights)})
+        if trainer.barebones:
+            return
+        weights = {f"group_dro/weight_{group}": weight for group, weight in enumerate(self.weights)}
+        # Equal in all processes, so that an average over them changes nothing; Lightning asks for one.
+        pl_module.log_dict(weights, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1)
 
     @override
     def state_dict(self) -> dict[str, Any]:

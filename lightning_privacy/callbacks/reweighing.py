@@ -43,12 +43,15 @@ from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._batch_groups import Groups, groups_of
 from lightning_privacy.callbacks._objective import ObjectiveCallback, privacy_of
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
-from lightning_privacy.data.augmentation.batches import KeyedBatch
+from lightning_privacy.data.augmentation.batches import KeyedCollate, unproxied
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.fairness.reweighing import cell_counts, reweighing_weights
 from lightning_privacy.mechanisms import NoiseSource, private_histogram
 
 __all__ = ["Reweighing"]
+
+# Examples that are in memory at once while they are counted.
+_AT_ONCE = 1024
 
 
 class Reweighing(ObjectiveCallback):
@@ -127,28 +130,28 @@ class Reweighing(ObjectiveCallback):
         return reweighing_weights(counts)
 
     @override
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Before the first release of anybody, wherever this callback stands. A checkpoint may bring the weights.
+        if stage == "fit" and trainer.ckpt_path is None:
+            self._refuse_counting(trainer)
+
+    def _known(self, trainer: Trainer) -> bool:
+        """Whether there are weights already: noisy counts are taken, and paid for, once."""
         privacy = privacy_of(trainer)
-        # Noisy counts are taken once: those of the checkpoint were paid for by the ledger that is in it too.
-        known = self._restored or (privacy is not None and self._paid_by is privacy.ledger)
-        if not self._given and not known:
-            counts = self._count(trainer) if privacy is None else self._count_privately(trainer, privacy)
-            # All processes count the same data; the noise must not differ between them.
-            self._weights = trainer.strategy.broadcast(self._weights_of(counts))
-        self._paid_by = None if privacy is None else privacy.ledger
-        self._restored = False
+        return self._given or self._restored or (privacy is not None and self._paid_by is privacy.ledger)
 
-    def _count(self, trainer: Trainer) -> Tensor:
-        if self._counts_epsilon is not None:
-            raise ConfigurationError(
-                f"counts_epsilon={self._counts_epsilon:g} is charged to the ledger of a DifferentialPrivacy callback, "
-                "and this trainer has none: leave it out"
-            )
-        groups, labels = self._cells(internals.request_train_loader(trainer))
-        return cell_counts(groups, labels, num_groups=self._shape[0], num_classes=self._shape[1])
-
-    def _count_privately(self, trainer: Trainer, privacy: DifferentialPrivacy) -> Tensor:
+    def _refuse_counting(self, trainer: Trainer) -> None:
+        """Refuse counts that nobody pays for, or that are paid for too late."""
+        privacy = privacy_of(trainer)
+        if self._known(trainer):
+            return
+        if privacy is None:
+            if self._counts_epsilon is not None:
+                raise ConfigurationError(
+                    f"counts_epsilon={self._counts_epsilon:g} is charged to the ledger of a DifferentialPrivacy "
+                    "callback, and this trainer has none: leave it out"
+                )
+            return
         if self._counts_epsilon is None:
             raise ConfigurationError(
                 "Reweighing would count the groups and labels of private examples without noise: pass counts=[[...]] "
@@ -160,12 +163,30 @@ class Reweighing(ObjectiveCallback):
                 "put Reweighing before DifferentialPrivacy in the trainer's callbacks: the counts are paid for first, "
                 "and the noise of the steps is set by what is left of epsilon"
             )
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        self._refuse_counting(trainer)
+        privacy = privacy_of(trainer)
+        if not self._known(trainer):
+            counts = self._count(trainer) if privacy is None else self._count_privately(trainer, privacy)
+            # All processes count the same data; the noise must not differ between them.
+            self._weights = trainer.strategy.broadcast(self._weights_of(counts))
+        self._paid_by = None if privacy is None else privacy.ledger
+        self._restored = False
+
+    def _count(self, trainer: Trainer) -> Tensor:
+        groups, labels = self._cells(internals.request_train_loader(trainer))
+        return cell_counts(groups, labels, num_groups=self._shape[0], num_classes=self._shape[1])
+
+    def _count_privately(self, trainer: Trainer, privacy: DifferentialPrivacy) -> Tensor:
         groups, labels = self._cells(internals.request_train_loader(trainer))
         rows, columns = self._shape
         noisy = private_histogram(
             groups * columns + labels,
             num_classes=rows * columns,
-            epsilon=self._counts_epsilon,
+            epsilon=positive(counts_epsilon=self._counts_epsilon),
             ledger=privacy.ledger,
             noise=self._noise,
         )
@@ -179,12 +200,20 @@ class Reweighing(ObjectiveCallback):
                 "Reweighing counts the examples of one DataLoader over a data set with a length, and this trainer has "
                 f"{type(loader).__name__}: count them yourself and pass counts=[[...]]"
             )
-        ordered = DataLoader(loader.dataset, batch_size=1024, collate_fn=loader.collate_fn, num_workers=0)
+        # What an AugmentationDataModule put around them changes neither, and may make several views of an example.
+        examples: Any = unproxied(dataset)
+        collate = loader.collate_fn.collate if isinstance(loader.collate_fn, KeyedCollate) else loader.collate_fn
         groups, labels = [], []
-        for made in ordered:
-            batch = made.batch if isinstance(made, KeyedBatch) else made  # of an AugmentationDataModule
+        for batch in DataLoader(examples, batch_size=_AT_ONCE, collate_fn=collate, num_workers=0):
             groups.append(groups_of(batch, self._groups, num_groups=self._shape[0]).cpu())
             labels.append(groups_of(batch, self._labels, num_groups=self._shape[1], argument="labels").cpu())
+            due = min(_AT_ONCE, len(examples) - (len(groups) - 1) * _AT_ONCE)
+            if not len(groups[-1]) == len(labels[-1]) == due:
+                raise ConfigurationError(
+                    f"the collate function of the train loader makes {len(groups[-1])} groups and {len(labels[-1])} "
+                    f"labels of {due} examples, so an example may count twice or not at all: return one of each for "
+                    "every example, or count them yourself and pass counts=[[...]]"
+                )
         return torch.cat(groups), torch.cat(labels)
 
     @override

@@ -79,6 +79,7 @@ def objectives() -> dict[str, Callback]:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    warnings.filterwarnings("error", message=".*sync_dist=True")  # what is logged must be the same in both
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)  # the adversary's weights too
     alone = {name: trained(callback, 1) for name, callback in objectives().items()}

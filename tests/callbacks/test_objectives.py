@@ -55,7 +55,7 @@ class Net(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=RATE)
 
 
-def fit(module: LightningModule, *callbacks: Any, epochs: int = 2, dataset: Any = None, **arguments: Any) -> Trainer:
+def fit(module: LightningModule, *callbacks: Any, epochs: int = 2, dataset: Any = None, **data_of: Any) -> Trainer:
     trainer = Trainer(
         max_epochs=epochs,
         callbacks=list(callbacks),
@@ -64,9 +64,9 @@ def fit(module: LightningModule, *callbacks: Any, epochs: int = 2, dataset: Any 
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **arguments,
     )
-    trainer.fit(module, DataLoader(data() if dataset is None else dataset, batch_size=BATCH))
+    loader = DataLoader(data() if dataset is None else dataset, batch_size=BATCH)
+    trainer.fit(module, **(data_of or {"train_dataloaders": loader}))
     return trainer
 
 
@@ -120,13 +120,49 @@ def test_reweighing_counts_behind_an_augmentation() -> None:
     keep.per_example = True
     plain, augmented = (Reweighing(groups=2, num_groups=3) for _ in range(2))
     fit(Net(), plain)
-    module = Net()
-    trainer = fit(module, augmented, epochs=0)
-    trainer.fit(
-        module,
-        datamodule=AugmentationDataModule(train_dataloader=DataLoader(data(), batch_size=BATCH), transforms=[keep]),
-    )
+    loader = DataLoader(data(), batch_size=BATCH)
+    fit(Net(), augmented, datamodule=AugmentationDataModule(train_dataloader=loader, transforms=[keep]))
     assert augmented.weights == plain.weights
+
+
+def test_reweighing_counts_examples_and_not_their_views() -> None:
+    plain, augmented = (Reweighing(groups=2, num_groups=3) for _ in range(2))
+    fit(Net(), plain)
+    drawn: list[torch.Tensor] = []
+
+    def draw(x: torch.Tensor) -> torch.Tensor:
+        drawn.append(x)
+        return x
+
+    loader = DataLoader(data(), batch_size=BATCH)
+    copies = AugmentationDataModule(train_dataloader=loader, transforms=[draw], views=2, where="workers")
+    fit(Net(), augmented, epochs=1, datamodule=copies)
+    assert augmented.weights == plain.weights
+    assert len(drawn) == 2 * N  # those of training
+
+
+@pytest.mark.parametrize("private", [False, True], ids=["plain", "private"])
+def test_p16_examples_that_count_twice_or_not_at_all_are_refused(private: bool) -> None:
+    def doubled(examples: list[Any]) -> list[torch.Tensor]:
+        return [torch.cat([part, part]) for part in torch.utils.data.default_collate(examples)]
+
+    reweighing = Reweighing(groups=2, num_groups=3, counts_epsilon=0.1 if private else None)
+    privacy = DifferentialPrivacy(epsilon=3.0, delta=1e-3)
+    loader = DataLoader(data(), batch_size=BATCH, collate_fn=doubled)
+    with pytest.raises(ConfigurationError, match="48 groups and 48 labels of 24 examples"):
+        fit(Net(), reweighing, *([privacy] if private else []), train_dataloaders=loader)
+    assert privacy.ledger.epsilon() == 0
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before", "behind"])
+def test_p16_counts_that_nobody_pays_for_are_refused_before_anything_else(behind: bool) -> None:
+    class Untouched(Net):
+        def configure_optimizers(self) -> Any:
+            raise AssertionError("not refused in setup")
+
+    callbacks = [Reweighing(groups=2, num_groups=3), DifferentialPrivacy(epsilon=3.0, delta=1e-3)]
+    with pytest.raises(ConfigurationError, match=r"pass counts=.* or counts_epsilon"):
+        fit(Untouched(), *(reversed(callbacks) if behind else callbacks))
 
 
 def test_reweighing_counts_anew_for_other_data() -> None:

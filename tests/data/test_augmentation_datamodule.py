@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lightning_fabric.utilities.data import _replace_dunder_methods, _update_dataloader
+from lightning_utilities.core.rank_zero import WarningCache
 from PIL import Image
+from pytorch_lightning.trainer.connectors import data_connector
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 from torchvision.transforms import v2
 
-from lightning_privacy._lightning import Callback, LightningModule, Trainer
+from lightning_privacy._lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning_privacy.data.augmentation import (
     AugmentationDataModule,
     CutMix,
@@ -588,3 +591,39 @@ def test_train_batches_without_numbers_are_named(fit: Any) -> None:
 
     with pytest.raises(ConfigurationError, match="a train batch came without the numbers of its examples"):
         fit(augmented(), callbacks=[Replaced()])
+
+
+class Hooked(Recorder):
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch
+
+
+class HookedData(LightningDataModule):
+    def train_dataloader(self) -> Any:
+        return loader()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["ends", "fails"])
+def test_lightning_s_warning_of_two_hooks_is_kept_back_for_its_own_fit_only(monkeypatch, fails: bool) -> None:
+    monkeypatch.setattr(data_connector, "warning_cache", WarningCache())
+    quiet = {
+        "max_epochs": 1, "logger": False, "accelerator": "cpu", "enable_checkpointing": False,
+        "enable_progress_bar": False, "enable_model_summary": False,
+    }  # fmt: skip
+    trainer, before = Trainer(**quiet), list(warnings.filters)
+    module = Hooked()
+    if fails:
+        module.on_train_batch_start = lambda *_: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            trainer.fit(module, datamodule=augmented())
+    else:
+        trainer.fit(module, datamodule=augmented())
+        assert module.seen
+    assert warnings.filters == before
+    trainer.fit_loop.max_epochs = 2
+    data_connector.warning_cache.clear()  # Lightning gives each warning once, shown or not
+    with pytest.warns(UserWarning, match="in both `LightningModule` and `LightningDataModule`"):
+        trainer.fit(Hooked(), datamodule=HookedData())

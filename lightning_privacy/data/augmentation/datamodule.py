@@ -14,7 +14,6 @@ Example:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from lightning_privacy._lightning import Callback, LightningDataModule
+from lightning_privacy._lightning import LightningDataModule
 from lightning_privacy.data.augmentation.batches import (
     KeyedBatch,
     check_loader,
@@ -38,6 +37,7 @@ from lightning_privacy.data.augmentation.groups import ExampleGroups
 from lightning_privacy.data.augmentation.pipeline import Augmentation, Pipeline
 from lightning_privacy.data.augmentation.preview import save_preview
 from lightning_privacy.data.augmentation.proxy import DataModuleProxy, LoaderDataModule
+from lightning_privacy.data.augmentation.trainer_callbacks import EpochHand, HookWarning
 from lightning_privacy.data.augmentation.workers import AugmentedDataset, EpochClock
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 
@@ -115,9 +115,6 @@ class AugmentationDataModule(DataModuleProxy):
         self._proxy_pipeline = Pipeline(plan if where == "device" else replace(plan, transforms=(), by_group=None))
         if where == "workers":
             AugmentedDataset((), plan, EpochClock())  # refuses what can't be done there, now and not in the fit
-        else:
-            # Lightning warns that it calls the hooks of one only, and here both are called.
-            warnings.filterwarnings("ignore", message=r"You have overridden `on_\w+_batch_transfer` in both")
         self._proxy_clock = EpochClock()
         self._proxy_repeats = False
         self._proxy_pending: Any = None
@@ -190,6 +187,12 @@ class AugmentationDataModule(DataModuleProxy):
                 return object.__getattribute__(self, "_proxy_" + name)
         return super().__getattribute__(name)
 
+    @override
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "trainer" and hasattr(value, "callbacks") and self._proxy_plan.where == "device":
+            HookWarning.attach(value)
+
     def _proxy_acts(self, name: str, target: LightningDataModule) -> bool:
         if name == "train_dataloader":
             return _overridden(name, target)
@@ -224,7 +227,7 @@ class AugmentationDataModule(DataModuleProxy):
             return keyed_loader(loader, None if fitting else _OnTheSpot(self._proxy_pipeline, self._proxy_clock))
 
         if plan.where == "workers" and fitting and trainer is not None:
-            _EpochHand.attach(trainer, self._proxy_clock)
+            EpochHand.attach(trainer, self._proxy_clock)
         return _mapped(loaders, augmented)
 
     def _proxy_on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -292,23 +295,6 @@ class _OnTheSpot:
 
     def __call__(self, keyed: KeyedBatch) -> Any:
         return self.pipeline(keyed.batch, keyed.indices, epoch=self.clock.epoch, repeats=True)
-
-
-class _EpochHand(Callback):
-    """Moves the clock that workers look at, before they start on an epoch."""
-
-    def __init__(self, clock: EpochClock) -> None:
-        self.clock = clock
-
-    @classmethod
-    def attach(cls, trainer: Any, clock: EpochClock) -> None:
-        """Add one to the trainer, unless it moves this clock already."""
-        if not any(isinstance(item, cls) and item.clock is clock for item in trainer.callbacks):
-            trainer.callbacks = [*trainer.callbacks, cls(clock)]
-
-    @override
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self.clock.epoch = trainer.current_epoch
 
 
 def _sampled_views(trainer: Any) -> int | None:
