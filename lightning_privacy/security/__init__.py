@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lightning_privacy.security.arrays import read_arrays, write_arrays
+from lightning_privacy.security.dataset import EncryptedDataset
 from lightning_privacy.security.errors import (
     EncryptionError,
     KeyExpiredError,
@@ -16,12 +17,15 @@ from lightning_privacy.security.header import Content
 from lightning_privacy.security.key_ring import KeyLike, KeyRing, as_key_ring
 from lightning_privacy.security.keys import Key
 from lightning_privacy.security.reader import EncryptedReader
+from lightning_privacy.security.records import EncryptedRecords, write_records
 from lightning_privacy.security.tables import read_table, write_table
 from lightning_privacy.security.writer import EncryptedWriter
 
 __all__ = [
     "Content",
+    "EncryptedDataset",
     "EncryptedReader",
+    "EncryptedRecords",
     "EncryptedWriter",
     "EncryptionError",
     "Key",
@@ -41,5 +45,6 @@ __all__ = [
     "read_table",
     "rotate",
     "write_arrays",
+    "write_records",
     "write_table",
 ]
