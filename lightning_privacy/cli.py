@@ -27,7 +27,7 @@ from typing import Any, NoReturn, TextIO
 
 import hydra
 from hydra.errors import HydraException, InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -41,7 +41,8 @@ from lightning_privacy._lightning import (
     pl,
     seed_everything,
 )
-from lightning_privacy.callbacks import DifferentialPrivacy
+from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.callbacks import DifferentialPrivacy, GroupFairness
 from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
 from lightning_privacy.strategies import FederatedStrategy
@@ -95,6 +96,8 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     privacy = next((callback for callback in callbacks if isinstance(callback, DifferentialPrivacy)), None)
     loggers = _instances(config.logger) or False
     trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    if privacy is not None:
+        _share_ledger(datamodule, privacy.ledger)
     strategy = trainer.strategy
     of_clients = strategy.client_privacy if isinstance(strategy, FederatedStrategy) else None
     if privacy is not None:
@@ -112,7 +115,8 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     twin = None
     if privacy is not None and _wants_comparison(config, datamodule):
         console.print("Training the same network without privacy, for comparison")
-        twin = _train(config, _plain_trainer(config), datamodule, ckpt_path=None)
+        watching = _plain_trainer(config, callbacks=_onlookers(config))
+        twin = _train(config, watching, datamodule, ckpt_path=None)
     summary = RunSummary(outcome, guarantee, twin)
     summary.write(folder)
     return summary
@@ -121,6 +125,25 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
 def _instances(group: Mapping[str, Any]) -> list[Any]:
     """One object per entry of a group; entries set to null are left out."""
     return [instantiate(entry) for entry in group.values() if entry is not None]
+
+
+def _share_ledger(datamodule: LightningDataModule, ledger: PrivacyLedger) -> None:
+    """Give the ledger of training to a data module that releases something itself and has none yet.
+
+    It is charged before training is planned, so that training gets what is left of the budget.
+    """
+    if getattr(datamodule, "ledger", ledger) is None:
+        datamodule.ledger = ledger  # type: ignore[attr-defined] # of those that have the attribute
+
+
+def _onlookers(config: DictConfig) -> list[Callback]:
+    """Fairness callbacks like those of the run that show and write nothing, for the network trained for comparison."""
+    entries = [entry for entry in config.callbacks.values() if entry is not None]
+    return [
+        instantiate(entry, show=False, write=False)
+        for entry in entries
+        if get_object(entry["_target_"]) is GroupFairness and entry.get("private_epsilon") is None
+    ]
 
 
 def _plain_trainer(config: DictConfig, **settings: Any) -> Trainer:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ __all__ = ["Guarantee", "Outcome", "RunSummary"]
 
 _TEXT_WIDTH = 100
 _ABSENT = "-"
+_GROUP_ACCURACY = re.compile(r"fairness/test/(?:(?P<attribute>[^/]+)/)?accuracy/(?P<group>.+)$")
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,12 @@ class RunSummary:
         for part in ("train", "test"):
             metrics: list[Mapping[str, float]] = [getattr(outcome, part) for outcome in outcomes]
             # Where accuracy is known, it is what the table is for; all metrics are in summary.json.
-            for name in ["acc"] if "acc" in metrics[0] else list(metrics[0]):
+            for name in ["acc"] if "acc" in metrics[0] else [name for name in metrics[0] if "/" not in name]:
                 shown = [_metric(name, values[name]) if name in values else _ABSENT for values in metrics]
                 table.add_row(f"{part} accuracy" if name == "acc" else f"{part} {name}", *shown)
+        for name, label in _groups(self.outcome.test).items():
+            shown = [f"{o.test[name]:.1%}" if name in o.test else _ABSENT for o in outcomes]
+            table.add_row(f"  of {label}", *shown)
         table.add_row("seconds of training", *[f"{outcome.seconds:.1f}" for outcome in outcomes])
         return table
 
@@ -184,6 +189,19 @@ def _guarantee_rows(guarantee: Guarantee) -> dict[str, str]:
         "delta": f"{guarantee.delta:g}",
         "noise multiplier": _ABSENT if noise is None else f"{noise:.4g}",
         "sample rate": _ABSENT if rate is None else f"{rate:.4g}",
+    }
+
+
+def _groups(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Accuracies of groups among the metrics: the metric's name to the group's.
+
+    The names are those of :class:`~lightning_privacy.callbacks.GroupFairness`.
+    """
+    found = {name: _GROUP_ACCURACY.match(name) for name in metrics}
+    return {
+        name: " ".join(part for part in (match["attribute"], match["group"]) if part)
+        for name, match in found.items()
+        if match
     }
 
 

@@ -39,6 +39,18 @@ def test_figures_are_those_of_ledger_and_outcomes(ledger):
     assert "zero-out" in text
 
 
+def test_accuracies_of_groups_stand_side_by_side(ledger):
+    """Names as GroupFairness logs them, for one attribute and for several."""
+    mine = Outcome(
+        1, 1.0, {}, {"acc": 0.8, "fairness/test/sex/accuracy/men / old": 0.75, "fairness/test/accuracy/0": 0.5}
+    )
+    other = Outcome(1, 1.0, {}, {"acc": 0.9, "fairness/test/sex/accuracy/men / old": 0.95})
+    text = RunSummary(mine, Guarantee.of(ledger), other).text()
+    assert _row(text, "  of sex men / old") == ["75.0%", "95.0%"]
+    assert _row(text, "  of 0") == ["50.0%", "-"]
+    assert "fairness" not in text
+
+
 def test_epsilon_is_of_all_releases_and_steps_only_of_the_noisy_ones(ledger):
     ledger.charge(LaplaceRelease(epsilon=1.0), label="class counts")
     guarantee = Guarantee.of(ledger)
