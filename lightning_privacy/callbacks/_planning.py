@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning_privacy._lightning import Trainer
-from lightning_privacy._validate import non_negative, positive, positive_int, within_open_unit
+from lightning_privacy._validate import positive, positive_int
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.accounting.calibration import calibrate_noise
 from lightning_privacy.accounting.pld import composed
+from lightning_privacy.accounting.target import check_target, ledger_for
 from lightning_privacy.callbacks._balance_cost import unaffordable
 from lightning_privacy.callbacks._parts import releases_per_step
 from lightning_privacy.callbacks._run_state import RunSettings
@@ -57,42 +58,19 @@ class Target:
     balance: PrivateBalance | None = None
 
     def __post_init__(self) -> None:
-        within_open_unit(delta=self.delta)
+        check_target(
+            delta=self.delta,
+            epsilon=self.epsilon,
+            noise_multiplier=self.noise_multiplier,
+            steps="the trainer's epochs or steps",
+        )
         positive_int(views=self.views)
         if self.balance is not None and not isinstance(self.balance, PrivateBalance):
             raise ConfigurationError(f"balance must be a PrivateBalance or None, got {self.balance!r}")
-        if self.epsilon is not None:
-            positive(epsilon=self.epsilon)
-        if self.noise_multiplier is not None:
-            non_negative(noise_multiplier=self.noise_multiplier)
-        if self.epsilon is None and self.noise_multiplier is None:
-            raise ConfigurationError(
-                "neither epsilon nor noise_multiplier was given: pass epsilon for a target to reach with the "
-                "trainer's epochs or steps, noise_multiplier for a fixed amount of noise, or both to stop at "
-                "epsilon"
-            )
-        if self.epsilon is not None and self.noise_multiplier == 0:
-            raise ConfigurationError(
-                f"noise_multiplier=0 can't keep epsilon={self.epsilon:g}: without noise epsilon is infinite. "
-                "Pass a noise_multiplier above 0, or leave epsilon out for a run without privacy"
-            )
 
     def ledger(self, given: object) -> PrivacyLedger:
         """The user's ledger when it agrees with this target, or a new one when there is none."""
-        if given is None:
-            return PrivacyLedger(delta=self.delta, budget=self.epsilon)
-        if not isinstance(given, PrivacyLedger):
-            raise ConfigurationError(f"ledger must be a PrivacyLedger, got {given!r}")
-        if given.delta != self.delta:
-            raise ConfigurationError(
-                f"delta={self.delta:g} differs from the ledger's delta={given.delta:g}: pass the same to both"
-            )
-        if self.epsilon is not None and given.budget != self.epsilon:
-            raise ConfigurationError(
-                f"epsilon={self.epsilon:g} differs from the ledger's budget={given.budget}: make the ledger with "
-                f"budget={self.epsilon:g}, or pass epsilon={given.budget}"
-            )
-        return given
+        return ledger_for(given, delta=self.delta, epsilon=self.epsilon, unit="example")
 
 
 def plan_settings(

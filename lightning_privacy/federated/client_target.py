@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightning_privacy._validate import non_negative, positive, within_open_unit
+from lightning_privacy._validate import positive
 from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.accounting.target import check_target, ledger_for
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.federated.client_clipping import AdaptiveNorm
 from lightning_privacy.gradients.clipping import AdaptiveClipping
@@ -50,22 +51,10 @@ class ClientTarget:
     adaptive: AdaptiveNorm | None
 
     def __post_init__(self) -> None:
-        within_open_unit(delta=self.delta)
         positive(max_delta_norm=self.max_delta_norm)
-        if self.epsilon is not None:
-            positive(epsilon=self.epsilon)
-        if self.noise_multiplier is not None:
-            non_negative(noise_multiplier=self.noise_multiplier)
-        if self.epsilon is None and self.noise_multiplier is None:
-            raise ConfigurationError(
-                "neither epsilon nor noise_multiplier was given: pass epsilon for a target to reach with the run's "
-                "rounds, noise_multiplier for a fixed amount of noise, or both to stop at epsilon"
-            )
-        if self.epsilon is not None and self.noise_multiplier == 0:
-            raise ConfigurationError(
-                f"noise_multiplier=0 can't keep epsilon={self.epsilon:g}: without noise epsilon is infinite. Pass one "
-                "above 0, or leave epsilon out for a run without privacy"
-            )
+        check_target(
+            delta=self.delta, epsilon=self.epsilon, noise_multiplier=self.noise_multiplier, steps="the run's rounds"
+        )
         if self.adaptive is None:
             return
         if not isinstance(self.adaptive, AdaptiveNorm):
@@ -82,25 +71,12 @@ class ClientTarget:
         Raises:
             ConfigurationError: it is for another unit, delta or budget.
         """
-        if given is None:
-            return PrivacyLedger(delta=self.delta, budget=self.epsilon, unit=UNIT)
-        if not isinstance(given, PrivacyLedger):
-            raise ConfigurationError(f"ledger must be a PrivacyLedger, got {given!r}")
-        if given.unit != UNIT:
+        if isinstance(given, PrivacyLedger) and given.unit != UNIT:
             raise ConfigurationError(
                 f"the ledger protects the unit {given.unit!r}, and client privacy is charged for the unit 'client'; "
                 "epsilons of different units don't add up: make one with PrivacyLedger(..., unit='client')"
             )
-        if given.delta != self.delta:
-            raise ConfigurationError(
-                f"delta={self.delta:g} differs from the ledger's delta={given.delta:g}: pass the same to both"
-            )
-        if self.epsilon is not None and given.budget != self.epsilon:
-            raise ConfigurationError(
-                f"epsilon={self.epsilon:g} differs from the ledger's budget={given.budget}: make the ledger with "
-                f"budget={self.epsilon:g}, or pass epsilon={given.budget}"
-            )
-        return given
+        return ledger_for(given, delta=self.delta, epsilon=self.epsilon, unit=UNIT)
 
     def policy(self, noise_multiplier: float, expected_cohort_size: float) -> AdaptiveClipping | None:
         """What moves the norm, None where it stays.
