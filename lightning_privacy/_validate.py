@@ -19,7 +19,16 @@ from numbers import Integral, Real
 
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["non_negative", "non_negative_int", "one_of", "positive", "positive_int", "probability", "within_open_unit"]
+__all__ = [
+    "finite",
+    "non_negative",
+    "non_negative_int",
+    "one_of",
+    "positive",
+    "positive_int",
+    "probability",
+    "within_open_unit",
+]
 
 
 def _single(arguments: dict[str, object]) -> tuple[str, object]:
@@ -31,6 +40,12 @@ def _real(name: str, value: object, requirement: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ConfigurationError(f"{name} must be {requirement}, got {value!r}")
     return float(value)
+
+
+def finite(**argument: object) -> float:
+    """Return the one keyword argument as a float, which must be finite."""
+    name, value = _single(argument)
+    return _real(name, value, "a finite number")
 
 
 def positive(**argument: object) -> float:

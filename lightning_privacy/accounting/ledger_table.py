@@ -22,6 +22,9 @@ from lightning_privacy.errors import UnsupportedError
 
 __all__ = ["LedgerTable"]
 
+# Kinds of release that don't compose under replacement of one record by any other.
+_ZERO_OUT_ONLY = ("laplace", "pure", "selection")
+
 
 class LedgerTable:
     """Figures and text of a summary; each figure is computed when first asked for.
@@ -119,7 +122,7 @@ class LedgerTable:
     def _replace_one_line(self) -> str:
         if self.replace_one is not None:
             return f"If one {self.unit} is replaced by any other {self.unit}: epsilon {self.replace_one:.6g}."
-        kinds = sorted({release.label for release, _ in self.groups if release.kind == "laplace"})
+        kinds = sorted({release.label for release, _ in self.groups if release.kind in _ZERO_OUT_ONLY})
         return (
             f"If one {self.unit} is replaced by any other {self.unit}: not stated, because "
             f"{', '.join(kinds) or 'a release'} does not compose under that relation."

@@ -32,9 +32,11 @@ from dp_accounting.privacy_accountant import NeighboringRelation
 from lightning_privacy.accounting.releases import (
     GaussianRelease,
     LaplaceRelease,
+    PureRelease,
     RandomizedResponseRelease,
     Release,
     SampledGaussian,
+    SelectionRelease,
     TruncatedSampledGaussian,
 )
 from lightning_privacy.errors import UnsupportedError
@@ -73,7 +75,7 @@ def _width(release: Release, count: int) -> float:
         spread = 20.0 / release.noise_multiplier + 1.0 / release.noise_multiplier**2
         rate = 1.0 if isinstance(release, GaussianRelease) else release.sample_rate
         return spread * max(1.0, rate * math.sqrt(count)) + rate**2 * count / release.noise_multiplier**2
-    if isinstance(release, LaplaceRelease | RandomizedResponseRelease):
+    if isinstance(release, LaplaceRelease | SelectionRelease | PureRelease | RandomizedResponseRelease):
         return 2.0 * release.epsilon * math.sqrt(count) + min(release.epsilon, release.epsilon**2) * count
     return 0.0
 
@@ -110,9 +112,13 @@ def single(release: Release, interval: float, relation: NeighboringRelation) -> 
             value_discretization_interval=interval,
             neighboring_relation=relation,
         )
-    if isinstance(release, LaplaceRelease) and relation is not NeighboringRelation.REPLACE_ONE:
+    if isinstance(release, LaplaceRelease | SelectionRelease) and relation is not NeighboringRelation.REPLACE_ONE:
         return privacy_loss_distribution.from_laplace_mechanism(
             1.0 / release.epsilon, value_discretization_interval=interval
+        )
+    if isinstance(release, PureRelease) and relation is not NeighboringRelation.REPLACE_ONE:
+        return privacy_loss_distribution.from_discrete_laplace_mechanism(
+            release.epsilon, value_discretization_interval=interval
         )
     if isinstance(release, RandomizedResponseRelease) and relation is not NeighboringRelation.ADD_OR_REMOVE_ONE:
         return privacy_loss_distribution.from_randomized_response(

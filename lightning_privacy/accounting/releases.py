@@ -38,9 +38,11 @@ __all__ = [
     "GaussianRelease",
     "LaplaceRelease",
     "NonPrivate",
+    "PureRelease",
     "RandomizedResponseRelease",
     "Release",
     "SampledGaussian",
+    "SelectionRelease",
     "TruncatedSampledGaussian",
     "release_from_dict",
 ]
@@ -131,6 +133,80 @@ class RandomizedResponseRelease(Release):
 
 
 @dataclass(frozen=True)
+class SelectionRelease(Release):
+    """One of several candidates, chosen by noisy maximum or by the exponential mechanism.
+
+    McKenna and Sheldon, "Permute-and-Flip: A New Mechanism for Differentially Private Selection", 2020; McSherry and
+    Talwar, "Mechanism Design via Differential Privacy", 2007. It is charged as Laplace noise of the same epsilon, which
+    costs no less at any delta and under composition. For let the scores move in a straight line from those of one data
+    set to those of its neighbour, at unit speed in privacy loss: it takes them epsilon. All along, with p for the
+    probability of any set of answers, the logarithms of p and of 1 - p change at most at unit speed, so
+    ``|dp / dt| <= min(p, 1 - p)``, and the half-lines of one Laplace variable of epsilon meet this with equality.
+
+    Args:
+        epsilon: epsilon of one such release on its own.
+
+    Raises:
+        ConfigurationError: if epsilon is not a finite number above 0.
+
+    Example:
+        >>> SelectionRelease(epsilon=0.5).event()
+        LaplaceDpEvent(noise_multiplier=2.0)
+    """
+
+    epsilon: float
+    kind: ClassVar[str] = "selection"
+
+    def __post_init__(self) -> None:
+        self._set(epsilon=positive(epsilon=self.epsilon))
+
+    @property
+    @override
+    def label(self) -> str:
+        return f"Private choice (epsilon {self.epsilon:.6g})"
+
+    @override
+    def event(self) -> dp_accounting.DpEvent:
+        return dp_accounting.LaplaceDpEvent(1.0 / self.epsilon)
+
+
+@dataclass(frozen=True)
+class PureRelease(Release):
+    """Any release of pure epsilon-DP of which nothing else is known, such as the answers of a sparse vector.
+
+    It is charged as the worst there can be: a coin that tells with probability ``e^epsilon / (1 + e^epsilon)`` which of
+    two neighbouring data sets it came from (Kairouz, Oh and Viswanath, "The Composition Theorem for Differential
+    Privacy", 2015, Theorem 3.2). ``dp_accounting`` has it as discrete Laplace noise of sensitivity 1, whose privacy
+    loss is plus or minus epsilon and nothing between.
+
+    Args:
+        epsilon: epsilon of one such release on its own.
+
+    Raises:
+        ConfigurationError: if epsilon is not a finite number above 0.
+
+    Example:
+        >>> PureRelease(epsilon=0.5).label
+        'Pure (epsilon 0.5)'
+    """
+
+    epsilon: float
+    kind: ClassVar[str] = "pure"
+
+    def __post_init__(self) -> None:
+        self._set(epsilon=positive(epsilon=self.epsilon))
+
+    @property
+    @override
+    def label(self) -> str:
+        return f"Pure (epsilon {self.epsilon:.6g})"
+
+    @override
+    def event(self) -> dp_accounting.DpEvent:
+        return dp_accounting.DiscreteLaplaceDpEvent(self.epsilon, 1)
+
+
+@dataclass(frozen=True)
 class NonPrivate(Release):
     """Something that leaves with no protection: epsilon is infinite from then on.
 
@@ -175,6 +251,8 @@ _KINDS: dict[str, type[Release]] = {
         TruncatedSampledGaussian,
         GaussianRelease,
         LaplaceRelease,
+        SelectionRelease,
+        PureRelease,
         RandomizedResponseRelease,
         NonPrivate,
     )

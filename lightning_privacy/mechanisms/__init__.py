@@ -11,7 +11,10 @@ from __future__ import annotations
 from lightning_privacy.mechanisms.gaussian_mechanism import gaussian
 from lightning_privacy.mechanisms.histogram import private_histogram
 from lightning_privacy.mechanisms.laplace_mechanism import laplace
+from lightning_privacy.mechanisms.mean import private_mean
+from lightning_privacy.mechanisms.mode import private_mode
 from lightning_privacy.mechanisms.noise import NoiseSource, SeededNoiseWarning
+from lightning_privacy.mechanisms.quantile import private_quantile
 from lightning_privacy.mechanisms.randomized_labels import randomized_response
 
 __all__ = [
@@ -20,5 +23,8 @@ __all__ = [
     "gaussian",
     "laplace",
     "private_histogram",
+    "private_mean",
+    "private_mode",
+    "private_quantile",
     "randomized_response",
 ]

@@ -18,7 +18,12 @@ __all__ = ["charge"]
 
 
 def charge(
-    ledger: PrivacyLedger | None, release: Release, noise: NoiseSource | None, *, label: str | None = None
+    ledger: PrivacyLedger | None,
+    release: Release,
+    noise: NoiseSource | None,
+    *,
+    count: int = 1,
+    label: str | None = None,
 ) -> None:
     """Charge ``release``, and note what is to be said about the noise.
 
@@ -26,6 +31,7 @@ def charge(
         ledger: where; None for nowhere.
         release: what is about to happen.
         noise: what it will be drawn from.
+        count: how often.
         label: what it is for.
 
     Raises:
@@ -38,6 +44,6 @@ def charge(
         return
     if not isinstance(ledger, PrivacyLedger):
         raise ConfigurationError(f"ledger must be a PrivacyLedger or None, got {ledger!r}")
-    ledger.charge(release, label=label)
+    ledger.charge(release, count=count, label=label)
     if noise is not None and noise.caveat is not None:
         ledger.add_caveat(noise.caveat)

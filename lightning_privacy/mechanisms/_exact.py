@@ -10,6 +10,11 @@ Gaussian for Differential Privacy", 2020, section 5.1 (Algorithm 1: Bernoulli of
 (The two-sided geometric distribution looks almost alike and costs more: its privacy loss is the whole of plus or minus
 epsilon, always.)
 
+**Many at once.** Whether a uniform real number U is below ``exp(-x)`` is almost always plain from the first 64 bits of
+U and a floating-point exponential whose error is far below the margin kept here. Where it is not, once in 2**39 draws,
+further bits of U are compared with as many digits of the exponential as it takes. So the decision is always that of
+exact arithmetic, and arrays are drawn at the speed of NumPy.
+
 Example:
     >>> draws = [ExactRandomness(None).rounded_laplace(Fraction(100)) for _ in range(3)]  # of scale 1/100
     >>> draws
@@ -18,6 +23,7 @@ Example:
 
 from __future__ import annotations
 
+import decimal
 import os
 import random
 import secrets
@@ -30,6 +36,13 @@ from numpy.typing import NDArray
 from lightning_privacy.mechanisms.noise import NoiseSource
 
 __all__ = ["ExactRandomness"]
+
+# How far from the exponential the first 64 bits must be to decide: some thousand times the error of floating point.
+_MARGIN = 2.0**-40
+
+# Rates that are drawn as arrays. Beyond them the whole numbers of the arithmetic below would not fit in 64 bits.
+_SMALLEST_RATE = Fraction(1, 2**51)
+_LARGEST_RATE = 64
 
 
 class ExactRandomness:
@@ -103,3 +116,88 @@ class ExactRandomness:
             return 0
         size = 1 + self.geometric_exp(rate)
         return size if self.below(2) else -size
+
+    def each_below(self, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return for each of ``bounds``, all at least 1, a whole number in [0, bound), uniform."""
+        limits = bounds.astype(np.uint64)
+        top = np.uint64(2**64 - 1)
+        last = top - (top % limits + np.uint64(1)) % limits  # words above it would favour small numbers
+        result = np.zeros(limits.shape, np.uint64)
+        pending = np.arange(len(limits))
+        while len(pending):
+            words = self.words(len(pending))
+            result[pending] = words % limits[pending]
+            pending = pending[words > last[pending]]
+        return result.astype(np.int64)
+
+    def many_bernoulli_exp(self, steps: NDArray[np.int64], rate: Fraction) -> NDArray[np.bool_]:
+        """Return for each of ``steps``, all at least 0, True with probability ``exp(-rate * step)``; ``rate`` >= 0."""
+        words = self.words(steps.size).reshape(steps.shape)
+        places = words * 2.0**-64
+        # A rate beyond 2**64 leaves no chance that floating point, or the margin, could see.
+        chances = np.exp(steps * -float(min(rate, Fraction(2**64))))
+        result = np.asarray(places < chances)
+        for index in np.flatnonzero(np.abs(places - chances) <= _MARGIN).tolist():
+            result.flat[index] = self._is_below_exp(int(words.flat[index]), rate * int(steps.flat[index]))
+        return result
+
+    def _is_below_exp(self, word: int, exponent: Fraction) -> bool:
+        """Whether a uniform number whose first 64 bits are ``word`` is below ``exp(-exponent)``."""
+        bits = 64
+        while True:
+            # More digits than the bits so far can tell apart, so an error of the last one is far below 1 when scaled.
+            with decimal.localcontext(prec=bits // 3 + 30):
+                chance = (-decimal.Decimal(exponent.numerator) / exponent.denominator).exp()
+                scaled = int(chance * 2**bits)
+            if word < scaled - 1:
+                return True
+            if word > scaled + 1:
+                return False
+            word, bits = word << 64 | self.below(2**64), bits + 64
+
+    def many_rounded_laplace(self, rate: Fraction, count: int) -> NDArray[np.int64]:
+        """Return ``count`` draws of :meth:`rounded_laplace`, of a rate that may be lower by up to a thousandth.
+
+        The rate becomes a multiple of a power of two that is not above it, so there is never less noise than asked for;
+        for rates of a millionth and more the difference is below 1e-12. Draws beyond 2**62, which have no probability
+        worth naming, are cut to it.
+
+        Args:
+            rate: one over the scale of the noise, > 0.
+            count: how many.
+        """
+        if not _SMALLEST_RATE <= rate < _LARGEST_RATE:
+            drawn = [max(-(2**62), min(2**62, self.rounded_laplace(rate))) for _ in range(count)]
+            return np.array(drawn, dtype=np.int64)
+        # So that no number below passes 2**63 while fewer than 127 units are drawn: more have probability exp(-127).
+        bits = 61 if rate < Fraction(1, 64) else 55
+        numerator = int(rate * 2**bits)
+        rate = Fraction(numerator, 2**bits)
+        result = np.zeros(count, np.int64)
+        drawn_sizes = np.flatnonzero(self.many_bernoulli_exp(np.ones(count, np.int64), rate / 2))
+        rest = self._many_exponential_rests(bits, len(drawn_sizes))
+        units = self._many_units(len(drawn_sizes))
+        # (rest + units * 2**bits) // numerator, without the product.
+        per_unit, remainder = divmod(2**bits, numerator)
+        size = 1 + units * per_unit + (rest + units * remainder) // numerator
+        result[drawn_sizes] = np.where(self.words(len(size)) >> np.uint64(63), size, -size)
+        return result
+
+    def _many_exponential_rests(self, bits: int, count: int) -> NDArray[np.int64]:
+        """Whole numbers r in [0, 2**bits), each with probability in proportion to ``exp(-r / 2**bits)``."""
+        result = np.zeros(count, np.int64)
+        pending = np.arange(count)
+        while len(pending):
+            rest = (self.words(len(pending)) >> np.uint64(64 - bits)).astype(np.int64)
+            result[pending] = rest
+            pending = pending[~self.many_bernoulli_exp(rest, Fraction(1, 2**bits))]
+        return result
+
+    def _many_units(self, count: int) -> NDArray[np.int64]:
+        """Whole numbers k = 0, 1, ... with probability in proportion to ``exp(-k)``."""
+        result = np.zeros(count, np.int64)
+        pending = np.arange(count)
+        while len(pending):
+            pending = pending[self.many_bernoulli_exp(np.ones(len(pending), np.int64), Fraction(1))]
+            result[pending] += 1
+        return result

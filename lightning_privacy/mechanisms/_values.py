@@ -16,9 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_privacy._validate import finite
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["class_labels", "float_values"]
+__all__ = ["class_labels", "column_values", "float_values", "public_bounds"]
+
+# Widest bounds: steps between them can be multiplied by their number without overflow.
+_WIDEST = 1e300
 
 
 def float_values(value: object) -> tuple[NDArray[np.float64], Callable[[NDArray[np.float64]], Any]]:
@@ -61,6 +65,39 @@ def float_values(value: object) -> tuple[NDArray[np.float64], Callable[[NDArray[
             "value must be finite: no noise hides an infinite or missing number; clip or fill the data before"
         )
     return numbers, back
+
+
+def column_values(values: object) -> NDArray[np.float64]:
+    """Return one number of each record as a one-dimensional array of float64.
+
+    Args:
+        values: tensor, array, series or sequence of numbers, shape (N,).
+
+    Raises:
+        ConfigurationError: they have another shape or type, there are none, or not all are finite.
+    """
+    array = np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values)
+    if array.ndim != 1:
+        raise ConfigurationError(f"values must be one-dimensional, one for each record, got shape {array.shape}")
+    if len(array) == 0:
+        raise ConfigurationError("values must not be empty: there is nothing to release a statistic of")
+    if array.dtype.kind not in "buif":
+        raise ConfigurationError(f"values must be numbers, got {array.dtype}")
+    numbers = array.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise ConfigurationError("values must be finite: drop or fill missing and infinite ones before")
+    return numbers
+
+
+def public_bounds(lower: object, upper: object) -> tuple[float, float]:
+    """Return both bounds of a column as numbers, or refuse them."""
+    low, high = finite(lower=lower), finite(upper=upper)
+    if not 0 < high - low < _WIDEST:
+        raise ConfigurationError(
+            f"lower must be below upper, got {lower!r} and {upper!r}: bounds are what a value can be, known without "
+            "looking at the data, and less than 1e300 apart"
+        )
+    return low, high
 
 
 def class_labels(labels: object, num_classes: int) -> NDArray[np.int64]:

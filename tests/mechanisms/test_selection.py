@@ -1,0 +1,183 @@
+"""Private choices: their exact law, what it costs against every neighbour, and what is charged.
+
+Statistical checks run on fixed seeds, so their outcome is fixed; ``ERROR`` is the probability with which one of them
+would fail for a fresh seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from lightning_privacy.accounting import PrivacyLedger, SelectionRelease
+from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
+from lightning_privacy.mechanisms import NoiseSource, SeededNoiseWarning, private_mode, private_quantile
+from lightning_privacy.mechanisms import mode as mode_module
+from lightning_privacy.mechanisms import quantile as quantile_module
+
+ERROR = 1e-6
+
+
+def seeded(seed=1):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SeededNoiseWarning)
+        return NoiseSource(seed=seed)
+
+
+def permute_and_flip_law(gaps, rate):
+    """The law from its definition: in a random order, the first whose coin of exp(-rate * gap) shows heads."""
+    chances = np.exp(-float(rate) * np.asarray(gaps, float))
+    law = np.zeros(len(gaps))
+    orders = list(itertools.permutations(range(len(gaps))))
+    for order in orders:
+        remaining = 1.0
+        for place in order:
+            law[place] += remaining * chances[place]
+            remaining *= 1 - chances[place]
+    return law / len(orders)
+
+
+class Recorder:
+    """Stands for the choice, and keeps what was to be chosen from."""
+
+    def __call__(self, gaps, rate, randomness):
+        self.law = permute_and_flip_law(gaps[0], rate)
+        return np.zeros(len(gaps), np.int64)
+
+
+def worst_loss(release, records, monkeypatch, module):
+    """Largest absolute log-ratio of the laws with all records and without any one of them."""
+    recorder = Recorder()
+    monkeypatch.setattr(module, "permute_and_flip", recorder)
+    release(records)
+    whole, worst = recorder.law, 0.0
+    for place in range(len(records)):
+        release(records[:place] + records[place + 1 :])
+        worst = max(worst, np.abs(np.log(whole / recorder.law)).max())
+    return worst
+
+
+@pytest.mark.parametrize("q", [0.5, 0.1, 0.75])
+def test_quantile_costs_no_more_than_its_epsilon_and_nearly_that(q, monkeypatch):
+    """By exact laws on a grid of 6 points, over random data sets of up to 9 records."""
+
+    def release(records):
+        private_quantile(records, q, lower=0, upper=5, epsilon=0.8, cells=5)
+
+    generator = np.random.default_rng(0)
+    worst = 0.0
+    for _ in range(40):
+        records = generator.integers(0, 6, generator.integers(2, 10)).tolist()
+        worst = max(worst, worst_loss(release, records, monkeypatch, quantile_module))
+    assert 0.5 * 0.8 < worst <= 0.8 + 1e-9
+
+
+def test_mode_costs_its_epsilon(monkeypatch):
+    def release(records):
+        private_mode(records, num_classes=4, epsilon=0.8)
+
+    assert worst_loss(release, [0, 0, 0, 1, 1, 2], monkeypatch, mode_module) == pytest.approx(0.8)
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        records = generator.integers(0, 4, generator.integers(2, 10)).tolist()
+        assert worst_loss(release, records, monkeypatch, mode_module) <= 0.8 + 1e-9
+
+
+def test_quantile_has_the_law_of_permute_and_flip():
+    """Chi-squared test of 3,000 medians; fails with probability 1e-6 for a fresh seed."""
+    noise, values = seeded(), [0, 1, 1, 2, 4]
+    drawn = [private_quantile(values, 0.5, lower=0, upper=4, epsilon=1.5, cells=4, noise=noise) for _ in range(3000)]
+    # Below each point and up to it: 0 1, 1 3, 3 4, 4 4, 4 5; wanted 2.5.
+    law = permute_and_flip_law([1.5, 0, 0.5, 1.5, 1.5], 1.5)
+    assert stats.chisquare(np.bincount(np.array(drawn, int), minlength=5), law * 3000).pvalue > ERROR
+
+
+def test_quantiles_of_many_records_are_near_the_true_ones():
+    values = np.random.default_rng(0).normal(50, 10, 20_000)
+    for q in (0.05, 0.5, 0.99):
+        got = private_quantile(torch.tensor(values), q, lower=0, upper=100, epsilon=1.0)
+        # The rank is beyond 60 of epsilon 1 with probability 65,537 exp(-30).
+        assert np.quantile(values, q - 60 / 20_000) - 0.01 <= got <= np.quantile(values, min(1, q + 60 / 20_000)) + 0.01
+
+
+def test_a_value_that_all_share_is_the_quantile():
+    """Where a candidate's score came from one rank instead of the interval of its ties, any number could come out."""
+    for q in (0.1, 0.5, 0.9):
+        assert private_quantile([7] * 500, q, lower=0, upper=100, epsilon=1.0, cells=100) == 7.0
+
+
+def test_values_beyond_the_bounds_count_as_the_bounds():
+    assert private_quantile([1e300] * 500, 0.5, lower=-1e-3, upper=0.1, epsilon=1.0) == pytest.approx(0.1)
+    assert private_quantile([-1e300] * 500, 0.5, lower=-0.1, upper=0.7, epsilon=1.0) == pytest.approx(-0.1)
+
+
+def test_mode_is_the_largest_class_and_is_charged_before():
+    ledger = PrivacyLedger(delta=1e-6)
+    assert private_mode(torch.tensor([3] * 300 + [1] * 200), num_classes=5, epsilon=0.5, ledger=ledger) == 3
+    private_quantile([1.0, 2.0], 0.25, lower=0, upper=3, epsilon=0.25, ledger=ledger)
+    assert ledger.history == [(SelectionRelease(0.5), 1, "mode"), (SelectionRelease(0.25), 1, "quantile 0.25")]
+
+
+def test_mode_has_the_law_of_permute_and_flip():
+    """Chi-squared test of 3,000 modes; fails with probability 1e-6 for a fresh seed."""
+    noise = seeded(2)
+    drawn = [private_mode([0, 0, 0, 2, 2], num_classes=3, epsilon=0.4, noise=noise) for _ in range(3000)]
+    law = permute_and_flip_law([0, 3, 1], 0.4)
+    assert stats.chisquare(np.bincount(drawn, minlength=3), law * 3000).pvalue > ERROR
+
+
+def test_p30_nothing_is_chosen_that_the_budget_does_not_cover():
+    ledger = PrivacyLedger(delta=1e-5, budget=0.2)
+    with pytest.raises(PrivacyBudgetExceeded):
+        private_mode([0], num_classes=2, epsilon=0.25, ledger=ledger)
+    with pytest.raises(PrivacyBudgetExceeded):
+        private_quantile([0.0], 0.5, lower=0, upper=1, epsilon=0.25, ledger=ledger)
+    assert ledger.groups == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"values": []}, "values must not be empty"),
+        ({"values": [[1.0]]}, r"values must be one-dimensional.*got shape \(1, 1\)"),
+        ({"values": ["a"]}, "values must be numbers, got <U1"),
+        ({"values": [1.0, math.nan]}, "values must be finite: drop or fill"),
+        ({"q": 0.0}, r"q must be a number in \(0, 1\), got 0.0"),
+        ({"q": 1.0}, r"q must be a number in \(0, 1\), got 1.0"),
+        ({"lower": 1.0}, "lower must be below upper, got 1.0 and 1.0"),
+        ({"upper": math.inf}, "upper must be a finite number, got inf"),
+        ({"lower": -1.7e308, "upper": 1.7e308}, "lower must be below upper"),
+        ({"epsilon": 0}, "epsilon must be a finite number > 0, got 0"),
+        ({"cells": 0}, "cells must be a whole number >= 1, got 0"),
+        ({"cells": 2**25}, r"cells must be at most 2\*\*24, got 33554432"),
+    ],
+)
+def test_bad_arguments_of_a_quantile_are_named_and_nothing_is_charged(arguments, message):
+    ledger = PrivacyLedger(delta=1e-5)
+    options = {"values": [0.5], "q": 0.5, "lower": 0.0, "upper": 1.0, "epsilon": 1.0, "ledger": ledger} | arguments
+    with pytest.raises(ConfigurationError, match=message):
+        private_quantile(options.pop("values"), options.pop("q"), **options)
+    assert ledger.groups == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": []}, "labels must not be empty"),
+        ({"labels": [2]}, r"labels must be whole numbers in \[0, 2\)"),
+        ({"epsilon": 0.0}, "epsilon must be a finite number > 0, got 0.0"),
+        ({"num_classes": 0}, "num_classes must be a whole number >= 1, got 0"),
+    ],
+)
+def test_bad_arguments_of_a_mode_are_named_and_nothing_is_charged(arguments, message):
+    ledger = PrivacyLedger(delta=1e-5)
+    options = {"labels": [0, 1], "num_classes": 2, "epsilon": 1.0, "ledger": ledger} | arguments
+    with pytest.raises(ConfigurationError, match=message):
+        private_mode(options.pop("labels"), **options)
+    assert ledger.groups == ()
