@@ -18,9 +18,7 @@ Example:
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,9 @@ from typing_extensions import override
 
 from lightning_privacy._lightning import TorchCheckpointIO
 from lightning_privacy.errors import CheckpointError, ConfigurationError
+from lightning_privacy.security.atomic_file import AtomicFile
 
-__all__ = ["AtomicCheckpointIO"]
+__all__ = ["AtomicCheckpointIO", "is_remote", "not_written", "of_a_trainer"]
 
 # Lightning reads these two before anything else; a file without them was not written by a Trainer.
 _REQUIRED_KEYS = ("state_dict", "pytorch-lightning_version")
@@ -69,27 +68,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         if storage_options is not None:
             raise ConfigurationError(f"storage_options must be None, got {storage_options!r}: set up the path instead")
-        if _is_remote(path):
+        if is_remote(path):
             super().save_checkpoint(checkpoint, path)
             return
         # Serialised in memory first: an error of the disk then reaches us as the OSError it is.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        final = Path(path)
-        # One name, not a random one: what a killed run leaves is overwritten by the next save.
-        partial = final.with_name(f"{final.name}.partial")
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            _write_through(partial, buffer.getbuffer())
-            partial.replace(final)
-            _sync_folder(final.parent)
+            with AtomicFile(path) as file:
+                file.write(buffer.getbuffer())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise CheckpointError(
-                f"the checkpoint {final} could not be written ({error.strerror or error}): free space there "
-                "or choose another folder; the checkpoint that was there before, if any, is unchanged"
-            ) from error
+            raise not_written(path, error) from error
 
     @override
     def load_checkpoint(
@@ -119,31 +108,33 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"the checkpoint {path} can't be read ({cause}): it is damaged, incomplete or not a "
                 "checkpoint at all; resume from another one, or start anew without ckpt_path"
             ) from error
-        missing = [key for key in _REQUIRED_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
-        if missing:
-            raise CheckpointError(
-                f"the checkpoint {path} was not written by a Lightning trainer (no {', no '.join(missing)}): "
-                "resume from one that was, or load the weights into the model and start without ckpt_path"
-            )
-        loaded: dict[str, Any] = checkpoint
-        return loaded
+        return of_a_trainer(checkpoint, path)
 
 
-def _is_remote(path: str | Path) -> bool:
+def of_a_trainer(checkpoint: Any, path: str | Path) -> dict[str, Any]:
+    """Return the checkpoint, which must be one that a Lightning trainer wrote.
+
+    Raises:
+        CheckpointError: It is not; the message names the file and what it lacks.
+    """
+    missing = [key for key in _REQUIRED_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint {path} was not written by a Lightning trainer (no {', no '.join(missing)}): "
+            "resume from one that was, or load the weights into the model and start without ckpt_path"
+        )
+    loaded: dict[str, Any] = checkpoint
+    return loaded
+
+
+def not_written(path: str | Path, error: OSError) -> CheckpointError:
+    """The error of a save that the disk refused."""
+    return CheckpointError(
+        f"the checkpoint {path} could not be written ({error.strerror or error}): free space there "
+        "or choose another folder; the checkpoint that was there before, if any, is unchanged"
+    )
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether the path has a scheme, such as ``s3://``."""
     return "://" in str(path)
-
-
-def _write_through(path: Path, content: memoryview) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the folder's entries to the disk, so that the move too survives a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -87,6 +87,7 @@ class EncryptedReader(io.BufferedIOBase):
     ) -> None:
         self._descriptor = -1
         self._file: BinaryIO | None = None
+        self._failure: TamperedError | None = None
         if isinstance(source, str | Path):
             self._place = str(source)
             self._descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
@@ -121,6 +122,11 @@ class EncryptedReader(io.BufferedIOBase):
     def length(self) -> int:
         """Bytes of the content."""
         return self._length
+
+    @property
+    def failure(self) -> TamperedError | None:
+        """The last error of a read: a library that reads this file may hide it behind one of its own."""
+        return self._failure
 
     def read_at(self, offset: int, length: int) -> bytes:
         """The bytes from ``offset`` on, fewer than ``length`` only at the end; leaves the position as it is.
@@ -165,7 +171,8 @@ class EncryptedReader(io.BufferedIOBase):
         return content
 
     def _altered(self, what: str) -> TamperedError:
-        return TamperedError(f"{self._place} was altered, cut short or lengthened ({what}): take another copy")
+        self._failure = TamperedError(f"{self._place} was altered, cut short or lengthened ({what}): take another copy")
+        return self._failure
 
     @override
     def read(self, size: int | None = -1, /) -> bytes:
