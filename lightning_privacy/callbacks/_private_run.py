@@ -20,7 +20,6 @@ from lightning_privacy._lightning import LightningModule, Trainer, rank_zero_inf
 from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._budget_horizon import BudgetHorizon
-from lightning_privacy.callbacks._buffer_watch import BufferWatch
 from lightning_privacy.callbacks._epoch_batches import (
     EpochBatches,
     example_weights,
@@ -38,6 +37,7 @@ from lightning_privacy.callbacks._schedule import StepSchedule, accumulation_val
 from lightning_privacy.callbacks._step_guard import StepGuard
 from lightning_privacy.callbacks._train_loader import with_batch_sampler
 from lightning_privacy.errors import PrivacyBudgetExceeded, PrivacyViolation
+from lightning_privacy.gradients.buffer_watch import BufferWatch
 from lightning_privacy.gradients.clipping import ClippingPolicy
 from lightning_privacy.gradients.engine import PrivateGradients
 from lightning_privacy.mechanisms.noise import NoiseSource

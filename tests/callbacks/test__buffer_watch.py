@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_privacy.callbacks import DifferentialPrivacy
-from lightning_privacy.callbacks._buffer_watch import BufferWatch
+from lightning_privacy.gradients.buffer_watch import BufferWatch
 
 
 def test_in_place_changes_and_replacements_are_told_once() -> None:
