@@ -105,14 +105,14 @@ class Key:
             ConfigurationError: Others than the owner may read or write the file, or it holds no key.
             OSError: It can't be read; the error names it.
         """
-        with Path(path).open("rb") as file:
+        with Path(path).expanduser().open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if mode & 0o077:
                 raise ConfigurationError(
                     f"the key file {path} can be used by others than its owner (mode {mode:04o}): chmod 600 {path}"
                 )
             content = file.read(1 << 16)
-        return cls._parsed(content, f"the file {path}", key_id, ("file", str(Path(path).absolute()), key_id))
+        return cls._parsed(content, f"the file {path}", key_id, ("file", str(Path(path).expanduser().absolute()), key_id))
 
     @classmethod
     def from_environment(cls, name: str, *, key_id: str | None = None) -> Self:
