@@ -14,6 +14,7 @@ from lightning_privacy.data.digits import DigitsDataModule
 from lightning_privacy.data.features import ScatteringFeatures, compute_features
 from lightning_privacy.data.in_memory import InMemoryDataModule, InMemoryDataset, Splits
 from lightning_privacy.data.mnist import FashionMNISTDataModule, MNISTDataModule
+from lightning_privacy.data.persona import Damage, PersonaBatch, PersonaDataModule, PersonaDataset
 from lightning_privacy.data.scattering import Scattering2d
 from lightning_privacy.data.shakespeare import ShakespeareDataModule, SpeakerDataset
 
@@ -21,12 +22,16 @@ __all__ = [
     "AdultBatch",
     "AdultDataModule",
     "AugmentationDataModule",
+    "Damage",
     "Deskew",
     "DigitsDataModule",
     "FashionMNISTDataModule",
     "InMemoryDataModule",
     "InMemoryDataset",
     "MNISTDataModule",
+    "PersonaBatch",
+    "PersonaDataModule",
+    "PersonaDataset",
     "Scattering2d",
     "ScatteringFeatures",
     "ShakespeareDataModule",

@@ -1,0 +1,335 @@
+"""People's images for training: generated or read, stored encrypted, prepared within a budget, divided by person.
+
+Example:
+    >>> from lightning_privacy.data import PersonaDataModule
+    >>> datamodule = PersonaDataModule(num_persons=300, batch_size=64)
+    >>> datamodule.setup("fit")
+    >>> batch = next(iter(datamodule.train_dataloader()))
+    >>> batch.images.shape, batch.gender.shape
+    (torch.Size([64, 1, 28, 28]), torch.Size([64]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from lightning_privacy._validate import non_negative_int, positive_int
+from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.data.in_memory import InMemoryDataModule, Splits
+from lightning_privacy.data.persona.batch import PersonaBatch, PersonaDataset, collate_persona
+from lightning_privacy.data.persona.damage import Damage
+from lightning_privacy.errors import CheckpointError, ConfigurationError
+from lightning_privacy.mechanisms import NoiseSource
+from lightning_privacy.sampling import BalancedSampler
+from lightning_privacy.security import Key, KeyLike, as_key_ring
+
+if TYPE_CHECKING:
+    from lightning_privacy.data.persona.pipeline import Plan, Source, Stage
+    from lightning_privacy.data.persona.truth import PersonaTruth
+    from lightning_privacy.preparation import Preparation, PreparationReport, Roles, Step
+
+__all__ = ["PersonaDataModule"]
+
+_DAMAGE = Damage()
+_GENERATED = {"num_persons": 12_000, "images": "digits", "root": None, "damage": _DAMAGE}
+
+
+class PersonaDataModule(InMemoryDataModule):
+    """A table of people with an image each, through all stages from the raw table to batches.
+
+    1. People are generated, or read from a source, and stored encrypted.
+    2. ``preparation`` runs on all records; it finds out who is who.
+    3. At most ``max_records_per_person`` records of each person are kept, chosen by a hash.
+    4. People are divided: those whose records are public are held out, for validation and test; the others are trained
+       on. Nobody is on both sides, and neither is a base image of generated images.
+    5. ``train_preparation`` runs on the records to train on; what it learned there is applied to the people held out.
+    6. What is left becomes tensors, by public lists and constants.
+
+    With a ``ledger`` the preparation is private: whatever is learned from records is charged to it first. Set it before
+    the data are prepared, in the constructor or as the attribute ``ledger``, so that one ledger has all releases of a
+    run. The people held out are taken for public. The counts in :attr:`preparation_report` and :attr:`counts` are exact
+    and for whoever holds the table.
+
+    With a store and a key, a preparation is made once: other processes and later runs with the same settings read it,
+    and charge the releases it took to their ledger. A resumed private run needs that, since it is refused on data that
+    were prepared anew with noise.
+
+    Args:
+        num_persons: How many people are generated.
+        images: What their images are made of: ``"digits"`` or ``"fashion-mnist"``.
+        root: Folder of Fashion-MNIST's files.
+        damage: What goes wrong with the table: rates by name, or a :class:`Damage`; None for nothing.
+        source: Where people come from in place of the generator: an object with ``generate()``, such as a
+            :class:`PersonaGenerator` with settings of its own, or a :class:`PersonaTable` for a table that is real.
+        preparation: Steps for all records, as a Preparation, a list or a mapping of names to steps; None for those of
+            :func:`default_preparation`, an empty list for none.
+        train_preparation: Steps that learn from the records to train on alone; None for those of
+            :func:`default_train_preparation`, an empty list for none.
+        roles: What the table's columns are for, as Roles or a mapping; None for those of generated tables.
+        store: Folder of the encrypted store; None to keep all in memory.
+        key: 32 bytes, a key or a ring of keys, for the store and for pseudonyms. None makes a key that is lost with the
+            process.
+        max_records_per_person: With 1, a guarantee for one record is one for a person.
+        held_out: Share of people held out, in tables without a column ``public``.
+        val_share: Share of the people held out who are for validation; with 0 there is no validation.
+        batch_size: Records of a training batch.
+        eval_batch_size: Records of a validation or test batch.
+        balance: What batches are balanced by: ``"class"``, ``"group"`` or ``"class*group"``; None for nothing. In
+            private training the callback decides what balance costs, see :class:`PrivateBalance`.
+        balance_groups: Which groups: ``"gender"``, ``"age_band"`` or ``"location"``.
+        seed: Of generated people and of the division.
+        ledger: What is learned from records is charged to; None for no privacy, or until it is set.
+        noise: What noise is drawn from; None for the operating system's randomness.
+
+    Attributes:
+        artefacts: Files in the store by what they hold.
+
+    Raises:
+        ConfigurationError: An argument is out of range, or an extra is not installed.
+
+    Example:
+        >>> datamodule = PersonaDataModule(num_persons=200, damage={"wrong_labels": 0.1}, balance="class")
+        >>> train = datamodule.splits.train
+        >>> len(set(train.person)) == len(train)
+        True
+    """
+
+    collate = staticmethod(collate_persona)
+    fields = PersonaBatch._fields
+
+    def __init__(
+        self,
+        num_persons: int = 12_000,
+        images: str = "digits",
+        root: str | Path | None = None,
+        damage: Damage | Mapping[str, float] | None = _DAMAGE,
+        *,
+        source: Source | None = None,
+        preparation: Preparation | Mapping[str, Step] | Sequence[Step] | None = None,
+        train_preparation: Preparation | Mapping[str, Step] | Sequence[Step] | None = None,
+        roles: Roles | Mapping[str, Any] | None = None,
+        store: str | Path | None = None,
+        key: KeyLike | None = None,
+        max_records_per_person: int = 1,
+        held_out: float = 0.2,
+        val_share: float = 0.25,
+        batch_size: int = 1024,
+        eval_batch_size: int = 2000,
+        balance: str | None = None,
+        balance_groups: str = "gender",
+        seed: int = 0,
+        ledger: PrivacyLedger | None = None,
+        noise: NoiseSource | None = None,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size)
+        if find_spec("polars") is None:
+            raise ConfigurationError("persona data needs polars: pip install 'lightning-privacy[persona]'")
+        self.num_persons = positive_int(num_persons=num_persons)
+        self.seed = non_negative_int(seed=seed)
+        self.max_records_per_person = positive_int(max_records_per_person=max_records_per_person)
+        damage = Damage(**damage) if isinstance(damage, Mapping) else damage
+        self.balance, self.balance_groups = balance, balance_groups
+        if balance_groups not in self.fields[2:]:
+            raise ConfigurationError(
+                f"balance_groups must be one of {', '.join(self.fields[2:])}, got {balance_groups!r}"
+            )
+        for name, share in (("held_out", held_out), ("val_share", val_share)):
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+                raise ConfigurationError(f"{name} must be a number from 0 to 1, got {share!r}")
+        if key is not None:
+            as_key_ring(key)
+        self.store = None if store is None else Path(store)
+        self._key_given = key is not None
+        self._key: KeyLike = Key.generate() if key is None else key
+        self._noise = noise
+        self._ledger = ledger
+        self._stage: Stage | None = None
+        generated = {"num_persons": num_persons, "images": images, "root": root, "damage": damage}
+        if source is not None and generated != _GENERATED:
+            changed = ", ".join(name for name, value in generated.items() if value != _GENERATED[name])
+            raise ConfigurationError(f"{changed} can't be given with a source, which says itself what there is")
+        self._plan = _plan(
+            source,
+            generated | {"seed": seed},
+            roles,
+            (preparation, train_preparation),
+            max_records=max_records_per_person,
+            held_out=float(held_out),
+            val_share=float(val_share),
+            seed=seed,
+        )
+
+    @property
+    def ledger(self) -> PrivacyLedger | None:
+        """What is learned from records is charged to.
+
+        Raises:
+            ConfigurationError: On setting: the data were prepared without one.
+        """
+        return self._ledger
+
+    @ledger.setter
+    def ledger(self, ledger: PrivacyLedger | None) -> None:
+        if ledger is not None and not isinstance(ledger, PrivacyLedger):
+            raise ConfigurationError(f"ledger must be a PrivacyLedger or None, got {ledger!r}")
+        if self._stage is not None and ledger is not self._ledger:
+            if ledger is None or not self._stage.private:
+                raise ConfigurationError(
+                    "the data are prepared already, and a preparation is private or not from the start: set the ledger "
+                    "before setup, or make a new PersonaDataModule"
+                )
+            self._stage.charge(ledger)
+        self._ledger = ledger
+
+    @property
+    def preparation_report(self) -> PreparationReport:
+        """What each step of the preparation did."""
+        return self._prepared().report
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Records after each stage: exact, and for whoever holds the table."""
+        return dict(self._prepared().counts)
+
+    @property
+    def artefacts(self) -> dict[str, Path]:
+        """Files of the store by what they hold; empty without one."""
+        if self.store is None:
+            return {}
+        from lightning_privacy.data.persona.store import PersonaStore
+
+        return PersonaStore(self.store, self._key).paths
+
+    def truth(self) -> PersonaTruth:
+        """What is true about generated people, for tests; training never asks.
+
+        Raises:
+            ConfigurationError: It is not known, as of a table that is real.
+        """
+        stage = self._prepared()
+        truth: PersonaTruth | None = stage.truth
+        if truth is None and "truth" in self.artefacts and self.store is not None:
+            from lightning_privacy.data.persona.store import PersonaStore
+
+            truth = PersonaStore(self.store, self._key).read_truth()
+        if truth is None:
+            raise ConfigurationError("the truth is known of generated people only, and the source has none")
+        return truth
+
+    @override
+    def prepare_data(self) -> None:
+        self._check_processes()
+        self._prepared()
+
+    @override
+    def setup(self, stage: str) -> None:
+        self._check_processes()
+        super().setup(stage)
+
+    @override
+    def load(self) -> Splits:
+        from lightning_privacy.data.persona.encoding import encode
+
+        stage = self._prepared()
+
+        def part(side: str) -> PersonaDataset:
+            rows = stage.table.filter(side=side)
+            return encode(rows, stage.images, person=stage.person, client=self._client(rows.columns))
+
+        val = part("val") if stage.counts.get("val") else None
+        return Splits(train=part("train"), val=val, test=part("test"))
+
+    @override
+    def train_dataloader(self) -> DataLoader[tuple[torch.Tensor, ...]]:
+        if self.balance is None:
+            return super().train_dataloader()
+        train = self.splits.train
+        groups = train.tensors[self.fields.index(self.balance_groups)]
+        sampler = BalancedSampler(
+            train.tensors[1], groups=None if self.balance == "class" else groups, balance=self.balance, seed=self.seed
+        )
+        return DataLoader(train, batch_size=self.batch_size, sampler=sampler, collate_fn=self.collate)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._stage is None else {"stamp": self._stage.stamp}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with data that were prepared with other noise than those trained on so far.
+
+        Raises:
+            CheckpointError: They were: the releases of the first preparation are in the checkpoint's ledger, and those
+                of this one would be in none.
+        """
+        stamp, fitting = state_dict.get("stamp"), self.trainer is not None and self.trainer.state.fn == "fit"
+        if stamp is None or not fitting or self._stage is None or not self._stage.releases:
+            return
+        if stamp != self._stage.stamp:
+            raise CheckpointError(
+                "the data of this run were prepared anew, with noise of their own, and the checkpoint's ledger knows "
+                "of the first preparation only: go on with the store and the key of the first run "
+                "(data.store=... data.key=...)"
+            )
+
+    def _prepared(self) -> Stage:
+        if self._stage is None:
+            from lightning_privacy.data.persona.pipeline import run
+            from lightning_privacy.data.persona.store import PersonaStore
+
+            store = None if self.store is None else PersonaStore(self.store, self._key)
+            self._stage = run(self._plan, store=store, ledger=self._ledger, noise=self._noise, key=self._key)
+        return self._stage
+
+    def _client(self, columns: Sequence[str]) -> str | None:
+        client = self._plan.roles.client
+        return client if client in columns else None
+
+    def _check_processes(self) -> None:
+        """Several processes must train on one preparation, which only a store gives them."""
+        processes = 1 if self.trainer is None else self.trainer.world_size
+        if processes > 1 and (self.store is None or not self._key_given):
+            raise ConfigurationError(
+                f"store and key must be given when {processes} processes train, which all read what one of them "
+                "prepared: data.store=/path/to/folder, and a key such as Key.from_file(path)"
+            )
+
+
+def _plan(
+    source: Source | None,
+    generated: Mapping[str, Any],
+    roles: Roles | Mapping[str, Any] | None,
+    preparations: tuple[Any, Any],
+    **settings: Any,
+) -> Plan:
+    from lightning_privacy.data.persona.default_preparation import (
+        default_preparation,
+        default_roles,
+        default_train_preparation,
+    )
+    from lightning_privacy.data.persona.generator import PersonaGenerator
+    from lightning_privacy.data.persona.pipeline import Plan
+    from lightning_privacy.preparation import Preparation, Roles
+
+    if roles is None:
+        roles = default_roles()
+    elif isinstance(roles, Mapping):
+        roles = Roles(**roles)
+    made = []
+    for given, default in zip(preparations, (default_preparation, default_train_preparation), strict=True):
+        steps = default() if given is None else given
+        made.append(steps if isinstance(steps, Preparation) else Preparation(steps))
+    return Plan(
+        source=PersonaGenerator(**generated) if source is None else source,
+        preparation=made[0],
+        train_preparation=made[1],
+        roles=roles,
+        **settings,
+    )

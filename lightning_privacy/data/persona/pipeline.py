@@ -1,0 +1,303 @@
+"""From a source of people to tables ready for training: store, prepare, bound, divide, learn from the training part.
+
+The stages are in this order for the sake of the guarantee. Who is who is found out on all records, since one person's
+may be on both sides otherwise. Then each person's records are cut to a number, and only then do steps learn something,
+from people who count once.
+
+Example:
+    >>> from lightning_privacy.data.persona.generator import PersonaGenerator
+    >>> plan = Plan(source=PersonaGenerator(num_persons=60), held_out=0.2, val_share=0.5)
+    >>> stage = run(plan, store=None)
+    >>> sorted(stage.table["side"].unique().to_list()), stage.report.steps
+    (['test', 'train', 'val'], ())
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.accounting.releases import Release, release_from_dict
+from lightning_privacy.data.persona.encoding import labelled
+from lightning_privacy.data.persona.generator import PersonaData
+from lightning_privacy.data.persona.split import at_most, split_by_person
+from lightning_privacy.data.persona.store import PersonaStore
+from lightning_privacy.mechanisms import NoiseSource
+from lightning_privacy.preparation import Context, Preparation, PreparationReport, Roles, StepReport
+
+__all__ = ["SIDES", "Plan", "Source", "Stage", "run"]
+
+#: The sides a record can be on.
+SIDES = ("train", "val", "test")
+_PREPARED, _NOTES = "prepared", "prepared_notes"
+# Written into stores; raised when a prepared table of an older version should not be used any more.
+_LAYOUT = 1
+# What steps write into themselves when they are fitted.
+_STATE = {"_caveats", "_changed", "_fitted", "_learned", "_rows"}
+_OWN_ROW = "_own"
+
+
+class Source(Protocol):
+    """Where people come from. Its ``repr`` must name everything that its data depend on."""
+
+    def generate(self) -> PersonaData:
+        """Records and images."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that decides what the prepared tables are.
+
+    Attributes:
+        source: Where people come from.
+        preparation: What is done to all records.
+        train_preparation: What is done to those to train on; where it learns, it learns from them alone, and what it
+            learned is applied to the people held out.
+        roles: What columns are for.
+        person: The column in which the preparation says who is who; the identifier where it makes none.
+        max_records: Records of one person that are kept.
+        held_out: Share of people held out, where records don't say themselves whether they are public.
+        val_share: Share of the people held out who are for validation.
+        seed: Of the division.
+        fingerprint: Names all of the above; two plans that may give different tables have different ones.
+    """
+
+    source: Source
+    preparation: Preparation = field(default_factory=Preparation)
+    train_preparation: Preparation = field(default_factory=Preparation)
+    roles: Roles = field(default_factory=Roles)
+    person: str = "person"
+    max_records: int = 1
+    held_out: float = 0.2
+    val_share: float = 0.25
+    seed: int = 0
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Now, before the steps have learned anything.
+        parts = {
+            "layout": _LAYOUT,
+            "source": repr(self.source),
+            "steps": [_described(step) for step in (*self.preparation.steps, None, *self.train_preparation.steps)],
+            "roles": repr(self.roles),
+            "rest": [self.person, self.max_records, self.held_out, self.val_share, self.seed],
+        }
+        text = json.dumps(parts, sort_keys=True)
+        object.__setattr__(self, "fingerprint", hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What the preparation came to.
+
+    Attributes:
+        table: The records that are used; a column ``side`` says where.
+        images: What their column ``image`` points into.
+        report: What each step did.
+        counts: Records after each part of the work.
+        person: The column that says who is who; None when every record is somebody else's.
+        releases: What was charged, as ``(release, count, label)``.
+        caveats: What limits the guarantee.
+        private: Whether this was charged to a ledger.
+        stamp: Differs between two stages even of one plan, where something was learned with noise.
+        truth: What is true, where it is known and was not read from a store.
+    """
+
+    table: pl.DataFrame
+    images: npt.NDArray[np.uint8]
+    report: PreparationReport
+    counts: Mapping[str, int]
+    person: str | None
+    releases: tuple[tuple[Release, int, str | None], ...]
+    caveats: tuple[str, ...]
+    private: bool
+    stamp: str
+    truth: Any = None
+
+    def charge(self, ledger: PrivacyLedger) -> None:
+        """Charge what was released when this was made, to a ledger that does not know of it yet."""
+        for release, count, label in self.releases:
+            ledger.charge(release, count, label)
+        for caveat in self.caveats:
+            ledger.add_caveat(caveat)
+
+
+def run(
+    plan: Plan,
+    *,
+    store: PersonaStore | None,
+    ledger: PrivacyLedger | None = None,
+    noise: NoiseSource | None = None,
+    key: Any = None,
+) -> Stage:
+    """Make the prepared tables, or take them from the store if it has those of this very plan.
+
+    Taken from the store, what was released when they were made is charged again, as it is a part of whatever is
+    trained on them; nothing is learned anew.
+
+    Args:
+        plan: What is wanted.
+        store: Where data lie; None for memory only.
+        ledger: What is learned from records is charged to; None for a preparation without privacy.
+        noise: What noise is drawn from.
+        key: Of pseudonyms.
+
+    Raises:
+        PrivacyBudgetExceeded: A step would break the ledger's budget; the message names it.
+        ConfigurationError: The table does not fit the plan.
+        EncryptionError: The store can't be read with its key.
+    """
+    private = ledger is not None
+    fingerprint = f"{plan.fingerprint}/{'private' if private else 'plain'}"
+    if store is not None and (stage := _stored(store, fingerprint, private)) is not None:
+        if ledger is not None:
+            stage.charge(ledger)
+        return stage
+    data = _data(plan, store)
+    context = Context(roles=plan.roles, ledger=ledger, noise=noise, key=key)
+    before = _charged(ledger)
+    known_caveats = () if ledger is None else ledger.caveats
+    table, report, counts, person = _prepared(plan, data, context)
+    stage = Stage(
+        table=table,
+        images=data.images,
+        report=report,
+        counts=counts,
+        person=person,
+        releases=tuple(
+            (release, count - before.get((release, label), 0), label)
+            for (release, label), count in _charged(ledger).items()
+            if count > before.get((release, label), 0)
+        ),
+        caveats=() if ledger is None else tuple(text for text in ledger.caveats if text not in known_caveats),
+        private=private,
+        stamp=secrets.token_hex(8),
+        truth=data.truth,
+    )
+    if store is not None:
+        _keep(store, stage, fingerprint)
+    return stage
+
+
+def _data(plan: Plan, store: PersonaStore | None) -> PersonaData:
+    data = plan.source.generate()
+    if store is not None:
+        store.forget(_NOTES)
+        store.write_data(data)
+    return data
+
+
+def _prepared(
+    plan: Plan, data: PersonaData, context: Context
+) -> tuple[pl.DataFrame, PreparationReport, dict[str, int], str | None]:
+    counts = {"recorded": len(data.records)}
+    table, report = plan.preparation.fit_apply(data.records, context)
+    counts["prepared"] = len(table)
+    table = labelled(table)
+    counts["with image and label"] = len(table)
+    person = next((name for name in (plan.person, plan.roles.identifier) if name in table.columns), None)
+    if context.ledger is not None:
+        _add_caveats(context.ledger, plan, person)
+    key = _OWN_ROW if person is None else person
+    table = _with_persons(table, key)
+    table = at_most(table, plan.max_records, person=key, seed=plan.seed)
+    counts[f"at most {plan.max_records} per person"] = len(table)
+    sides = split_by_person(table, person=key, held_out=plan.held_out, val_share=plan.val_share, seed=plan.seed)
+    counts["public records of people trained on"] = -len(sides["neither"])
+    prepared = {side: sides[side] for side in SIDES if len(sides[side])}
+    if plan.train_preparation.steps:
+        prepared["train"], learned = plan.train_preparation.fit_apply(prepared["train"], context)
+        for side in set(prepared) - {"train"}:
+            prepared[side] = plan.train_preparation.apply(prepared[side])
+        report = PreparationReport((*report.steps, *learned.steps), learned.peak_memory)
+    counts |= {side: len(rows) for side, rows in prepared.items()}
+    whole = pl.concat([rows.with_columns(side=pl.lit(side)) for side, rows in prepared.items()], how="diagonal_relaxed")
+    return whole.drop(_OWN_ROW, strict=False), report, counts, person
+
+
+def _with_persons(table: pl.DataFrame, person: str) -> pl.DataFrame:
+    """The table with a person for every row: who is not known is taken for somebody else than all others."""
+    table = table.with_row_index(_OWN_ROW).with_columns(pl.format("row {}", _OWN_ROW).alias(_OWN_ROW))
+    if person == _OWN_ROW:
+        return table
+    return table.with_columns(pl.coalesce(pl.col(person).cast(pl.String), _OWN_ROW).alias(person)).drop(_OWN_ROW)
+
+
+def _add_caveats(ledger: PrivacyLedger, plan: Plan, person: str | None) -> None:
+    if person is None:
+        ledger.add_caveat(
+            "The table does not say who a record is about: the guarantee is for one record, and a person in several "
+            "has less."
+        )
+    elif plan.max_records > 1:
+        ledger.add_caveat(
+            f"Up to {plan.max_records} records of one person are trained on: the guarantee is for one record, and "
+            "for a person it is that of a group of as many."
+        )
+    if person is not None and person != plan.person:
+        ledger.add_caveat(
+            f"People are told apart by the column {person!r} alone: who is in the table under two values of it counts "
+            "as two."
+        )
+
+
+def _charged(ledger: PrivacyLedger | None) -> dict[tuple[Release, str | None], int]:
+    return {} if ledger is None else {(release, label): count for release, count, label in ledger.history}
+
+
+def _keep(store: PersonaStore, stage: Stage, fingerprint: str) -> None:
+    store.write_table(_PREPARED, stage.table)
+    notes = {
+        "fingerprint": fingerprint,
+        "stamp": stage.stamp,
+        "person": stage.person,
+        "counts": dict(stage.counts),
+        "report": stage.report.to_dict(),
+        "releases": [[release.to_dict(), count, label] for release, count, label in stage.releases],
+        "caveats": list(stage.caveats),
+    }
+    store.write_notes(_NOTES, notes)
+
+
+def _stored(store: PersonaStore, fingerprint: str, private: bool) -> Stage | None:
+    notes = store.read_notes(_NOTES)
+    if notes is None or notes["fingerprint"] != fingerprint:
+        return None
+    steps = [StepReport(**{**step, "caveats": tuple(step["caveats"])}) for step in notes["report"]["steps"]]
+    return Stage(
+        table=store.read_table(_PREPARED),
+        images=store.read_data().images,
+        report=PreparationReport(tuple(steps), notes["report"]["peak_memory_bytes"]),
+        counts=notes["counts"],
+        person=notes["person"],
+        releases=tuple((release_from_dict(entry), count, label) for entry, count, label in notes["releases"]),
+        caveats=tuple(notes["caveats"]),
+        private=private,
+        stamp=notes["stamp"],
+    )
+
+
+def _described(part: object) -> Any:
+    """What a step is and how it is set, in a form that is the same in another process."""
+    if part is None or isinstance(part, str | int | float | bool):
+        return part
+    if isinstance(part, Mapping):
+        return sorted([str(key), _described(value)] for key, value in part.items())
+    if isinstance(part, list | tuple):
+        return [_described(item) for item in part]
+    if isinstance(part, set | frozenset):
+        return sorted(map(repr, part))
+    if isinstance(part, Callable) or not hasattr(part, "__dict__"):  # type: ignore[arg-type]
+        return repr(part)
+    settings = {name: value for name, value in vars(part).items() if name not in _STATE}
+    return [f"{type(part).__module__}.{type(part).__qualname__}", _described(settings)]
