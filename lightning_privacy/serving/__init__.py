@@ -1,0 +1,31 @@
+"""Deployment: a trained model as a folder, answers with protection, and a small service.
+
+Example:
+    >>> from lightning_privacy.serving import Limits
+    >>> Limits(budget=2.0, max_answers=100).budget
+    2.0
+"""
+
+from __future__ import annotations
+
+from lightning_privacy.serving.declared_data import DeclaredData
+from lightning_privacy.serving.errors import ExportError, RequestError
+from lightning_privacy.serving.export import export
+from lightning_privacy.serving.exported_model import ExportedModel, load_exported
+from lightning_privacy.serving.manifest import Manifest
+from lightning_privacy.serving.predictor_ledger import Limits, Order, PredictorLedger
+from lightning_privacy.serving.privacy_statement import PrivacyStatement
+
+__all__ = [
+    "DeclaredData",
+    "ExportError",
+    "ExportedModel",
+    "Limits",
+    "Manifest",
+    "Order",
+    "PredictorLedger",
+    "PrivacyStatement",
+    "RequestError",
+    "export",
+    "load_exported",
+]

@@ -1,0 +1,131 @@
+"""What a released model guarantees to those it was trained on, in numbers and in words.
+
+Example:
+    >>> from lightning_privacy.accounting import GaussianRelease, PrivacyLedger
+    >>> ledger = PrivacyLedger(delta=1e-5, unit="person")
+    >>> ledger.charge(GaussianRelease(noise_multiplier=2.0), label="one step")
+    >>> print(PrivacyStatement.of(ledger).text)
+    Private for each person: epsilon 1.99 at delta 1e-05 (one record is replaced by a null record).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.serving._fields import Fields
+
+__all__ = ["PrivacyStatement"]
+
+_ADJACENCY = "zero-out: one record is replaced by a null record"
+
+
+@dataclass(frozen=True)
+class PrivacyStatement:
+    """Epsilon, delta and what they mean.
+
+    Args:
+        private: Whether there is a finite epsilon.
+        epsilon: Of everything the ledger was charged, exact; None without.
+        delta: Of that epsilon; None where there is no ledger.
+        unit: What is protected: "example", "person", "client".
+        adjacency: Which data sets are neighbours.
+        replace_one_epsilon: Epsilon when a record is replaced by any other; None where that does not compose.
+        releases: What was released, how often, and what for.
+        caveats: What limits the guarantee.
+    """
+
+    private: bool
+    epsilon: float | None
+    delta: float | None
+    unit: str | None
+    adjacency: str | None
+    replace_one_epsilon: float | None
+    releases: tuple[Mapping[str, Any], ...]
+    caveats: tuple[str, ...]
+
+    @classmethod
+    def of(cls, ledger: PrivacyLedger | None, *, caveats: tuple[str, ...] = ()) -> PrivacyStatement:
+        """What a ledger says.
+
+        Args:
+            ledger: Of the run that trained the model, or None without privacy.
+            caveats: More of them than the ledger has.
+
+        Raises:
+            ConfigurationError: It is not a ledger, or nothing was charged to it: it is not the ledger of a training.
+        """
+        if ledger is None:
+            return cls(False, None, None, None, None, None, (), caveats)
+        if not isinstance(ledger, PrivacyLedger):
+            raise ConfigurationError(f"ledger must be a PrivacyLedger or None, got {type(ledger).__name__}")
+        if not ledger.history:
+            raise ConfigurationError(
+                "ledger has no releases, so it is not the one of the run that trained this model: pass the ledger of "
+                "its DifferentialPrivacy callback, or None for a model that was trained without privacy"
+            )
+        epsilon = ledger.epsilon(exact=True)
+        private = math.isfinite(epsilon)
+        replace_one = ledger.replace_one_epsilon() if private else None
+        return cls(
+            private=private,
+            epsilon=epsilon if private else None,
+            delta=ledger.delta,
+            unit=ledger.unit,
+            adjacency=_ADJACENCY,
+            replace_one_epsilon=replace_one if replace_one is not None and math.isfinite(replace_one) else None,
+            releases=tuple(
+                {"release": release.label, "count": count, "label": label} for release, count, label in ledger.history
+            ),
+            caveats=tuple(dict.fromkeys((*ledger.caveats, *caveats))),
+        )
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> PrivacyStatement:
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            ExportError: Something is missing, of the wrong type, or contradicts the rest.
+        """
+        statement = cls(
+            private=fields.boolean("private"),
+            epsilon=fields.number_or_none("epsilon", least=0.0),
+            delta=fields.number_or_none("delta", least=0.0),
+            unit=fields.text_or_none("unit"),
+            adjacency=fields.text_or_none("adjacency"),
+            replace_one_epsilon=fields.number_or_none("replace_one_epsilon", least=0.0),
+            releases=tuple(
+                {"release": each.text("release"), "count": each.whole("count"), "label": each.text_or_none("label")}
+                for each in fields.records("releases")
+            ),
+            caveats=tuple(fields.texts("caveats")),
+        )
+        known = (statement.epsilon, statement.delta, statement.unit, statement.adjacency)
+        if statement.private and any(value is None for value in known):
+            raise fields.wrong("private", "false where epsilon, delta, unit or adjacency is missing")
+        if not statement.private and statement.epsilon is not None:
+            raise fields.wrong("private", "true where there is an epsilon")
+        fields.done()
+        return statement
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"releases": [dict(each) for each in self.releases], "caveats": list(self.caveats)}
+
+    @property
+    def text(self) -> str:
+        """One paragraph for a person."""
+        if self.private:
+            said = (
+                f"Private for each {self.unit}: epsilon {self.epsilon:.3g} at delta {self.delta:g} "
+                "(one record is replaced by a null record)."
+            )
+        elif self.delta is not None:
+            said = "Not private: something was released without protection, so there is no finite epsilon."
+        else:
+            said = "Not private: trained without differential privacy."
+        return " ".join([said, *(f"Caveat: {each}" for each in self.caveats)])
