@@ -16,6 +16,7 @@ from lightning_privacy.security.files import decrypt_file, decrypt_stream, encry
 from lightning_privacy.security.header import Content
 from lightning_privacy.security.key_ring import KeyLike, KeyRing, as_key_ring
 from lightning_privacy.security.keys import Key
+from lightning_privacy.security.parquet import read_parquet, write_parquet
 from lightning_privacy.security.reader import EncryptedReader
 from lightning_privacy.security.records import EncryptedRecords, write_records
 from lightning_privacy.security.tables import read_table, write_table
@@ -42,9 +43,11 @@ __all__ = [
     "encrypt_file",
     "encrypt_stream",
     "read_arrays",
+    "read_parquet",
     "read_table",
     "rotate",
     "write_arrays",
+    "write_parquet",
     "write_records",
     "write_table",
 ]

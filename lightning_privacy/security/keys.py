@@ -112,7 +112,9 @@ class Key:
                     f"the key file {path} can be used by others than its owner (mode {mode:04o}): chmod 600 {path}"
                 )
             content = file.read(1 << 16)
-        return cls._parsed(content, f"the file {path}", key_id, ("file", str(Path(path).expanduser().absolute()), key_id))
+        return cls._parsed(
+            content, f"the file {path}", key_id, ("file", str(Path(path).expanduser().absolute()), key_id)
+        )
 
     @classmethod
     def from_environment(cls, name: str, *, key_id: str | None = None) -> Self:
