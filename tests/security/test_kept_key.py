@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,8 +13,15 @@ from lightning_privacy.security import Key
 from lightning_privacy.security.kept_key import kept_key
 
 
-def test_one_key_for_all_who_ask_and_for_the_owner_alone(tmp_path):
+def test_one_key_for_all_who_ask_and_for_the_owner_alone(tmp_path, monkeypatch):
     path = tmp_path / "keys" / "store.key"
+    generate = Key.generate
+
+    def slowly(**settings: object) -> Key:
+        time.sleep(0.1)  # so that all have seen that there is no file, if they may look at the same time
+        return generate(**settings)
+
+    monkeypatch.setattr(Key, "generate", slowly)
     with ThreadPoolExecutor(8) as pool:
         keys = list(pool.map(lambda _: kept_key(path), range(16)))
     assert len({key.secret for key in keys}) == 1
