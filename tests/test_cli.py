@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_privacy.accounting.sweep import SWEEP_CAVEAT
+
 _DRIVER = """
 import json, os, resource, signal, sys
 from lightning_privacy.cli import main
@@ -191,6 +193,16 @@ def test_a_sweep_has_a_folder_for_each_run(calls):
     (sweep,) = (call.folder / "runs").iterdir()
     epsilons = [json.loads((sweep / job / "summary.json").read_text())["guarantee"]["epsilon"] for job in "01"]
     assert epsilons == [pytest.approx(2.0, abs=0.01), pytest.approx(4.0, abs=0.01)]
+
+
+def test_p32_each_run_of_a_sweep_says_that_the_sweep_costs_more(calls):
+    (sweep,) = (calls["sweep"].folder / "runs").iterdir()
+    for job in "01":
+        summary = json.loads((sweep / job / "summary.json").read_text())
+        assert SWEEP_CAVEAT in summary["guarantee"]["caveats"]
+        assert f"* {SWEEP_CAVEAT}" in " ".join((sweep / job / "summary.txt").read_text().split())
+    assert calls["sweep"].out.count(SWEEP_CAVEAT) >= 2
+    assert SWEEP_CAVEAT not in calls["private"].out
 
 
 @pytest.mark.parametrize(

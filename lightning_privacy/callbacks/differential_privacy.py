@@ -49,6 +49,7 @@ from lightning_privacy._lightning import (
     rank_zero_info,
 )
 from lightning_privacy.accounting import PrivacyLedger, Release
+from lightning_privacy.accounting.sweep import note_sweep
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._agreement import check_agreement, common_facts
 from lightning_privacy.callbacks._balance import WantedBalance, balance_of_run, settled_text, wanted_balance
@@ -393,6 +394,7 @@ class DifferentialPrivacy(Callback):
         progress.sampler_seed = self._noise.bernoulli_seed("sampling") if seeded else None
         if self._noise.caveat is not None:
             self._ledger.add_caveat(self._noise.caveat)
+        note_sweep(self._ledger)
         return progress
 
     def _start_journal(self, trainer: Trainer, progress: RunProgress, processes: Processes) -> None:

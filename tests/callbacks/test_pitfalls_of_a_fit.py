@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_privacy._lightning import Callback
 from lightning_privacy.accounting import SampledGaussian
+from lightning_privacy.accounting.sweep import SWEEP_CAVEAT
 from lightning_privacy.callbacks import DifferentialPrivacy
 from lightning_privacy.errors import PrivacyViolation, UnsupportedError
 
@@ -188,3 +189,17 @@ def test_p35_a_run_is_accounted_under_one_adjacency_and_states_the_other_apart(t
     text = ledger.summary()
     assert f"epsilon {own:.6g} at delta" in text
     assert f"replaced by any other example: epsilon {other:.6g}." in text
+
+
+# P32: a run of a sweep
+
+
+@pytest.mark.parametrize("swept", [False, True], ids=["alone", "swept"])
+def test_p32_a_run_of_a_sweep_says_that_the_sweep_costs_more(tiny: Any, monkeypatch: Any, swept: bool) -> None:
+    monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
+    if swept:
+        monkeypatch.setenv("WANDB_SWEEP_ID", "a1b2c3d4")
+    privacy = private()
+    tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(tiny.Module(), tiny.loader(24, 4))
+    assert (SWEEP_CAVEAT in privacy.ledger.caveats) is swept
+    assert (SWEEP_CAVEAT[:60] in " ".join(privacy.ledger.summary().split())) is swept
