@@ -8,6 +8,7 @@ Example:
 
 from __future__ import annotations
 
+from lightning_privacy.serving.answers import Answers
 from lightning_privacy.serving.declared_data import DeclaredData
 from lightning_privacy.serving.errors import ExportError, RequestError
 from lightning_privacy.serving.export import export
@@ -15,8 +16,10 @@ from lightning_privacy.serving.exported_model import ExportedModel, load_exporte
 from lightning_privacy.serving.manifest import Manifest
 from lightning_privacy.serving.predictor_ledger import Limits, Order, PredictorLedger
 from lightning_privacy.serving.privacy_statement import PrivacyStatement
+from lightning_privacy.serving.private_predictor import PrivatePredictor
 
 __all__ = [
+    "Answers",
     "DeclaredData",
     "ExportError",
     "ExportedModel",
@@ -25,6 +28,7 @@ __all__ = [
     "Order",
     "PredictorLedger",
     "PrivacyStatement",
+    "PrivatePredictor",
     "RequestError",
     "export",
     "load_exported",
