@@ -203,7 +203,7 @@ class PureRelease(Release):
 
     @override
     def event(self) -> dp_accounting.DpEvent:
-        return dp_accounting.DiscreteLaplaceDpEvent(self.epsilon, 1)
+        return dp_accounting.dp_event.DiscreteLaplaceDpEvent(self.epsilon, 1)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ Example:
 
 from __future__ import annotations
 
+from lightning_privacy.mechanisms.frequencies import FrequencyEstimate, estimate_frequencies
+from lightning_privacy.mechanisms.gaussian_calibration import gaussian_delta, gaussian_noise_multiplier
 from lightning_privacy.mechanisms.gaussian_mechanism import gaussian
 from lightning_privacy.mechanisms.histogram import private_histogram
 from lightning_privacy.mechanisms.laplace_mechanism import laplace
@@ -16,12 +18,22 @@ from lightning_privacy.mechanisms.mode import private_mode
 from lightning_privacy.mechanisms.noise import NoiseSource, SeededNoiseWarning
 from lightning_privacy.mechanisms.quantile import private_quantile
 from lightning_privacy.mechanisms.randomized_labels import randomized_response
+from lightning_privacy.mechanisms.selection import exponential, noisy_max
+from lightning_privacy.mechanisms.sparse_vector import AboveThreshold, above_threshold
 
 __all__ = [
+    "AboveThreshold",
+    "FrequencyEstimate",
     "NoiseSource",
     "SeededNoiseWarning",
+    "above_threshold",
+    "estimate_frequencies",
+    "exponential",
     "gaussian",
+    "gaussian_delta",
+    "gaussian_noise_multiplier",
     "laplace",
+    "noisy_max",
     "private_histogram",
     "private_mean",
     "private_mode",

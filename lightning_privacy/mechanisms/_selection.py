@@ -13,7 +13,6 @@ Example:
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
 import numpy as np
@@ -21,37 +20,10 @@ from numpy.typing import NDArray
 
 from lightning_privacy.mechanisms._exact import ExactRandomness
 
-__all__ = ["draw_exponential", "permute_and_flip", "score_gaps"]
-
-# Cells within the sensitivity: rounding the scores to them raises the sensitivity by a millionth.
-_CELLS_BITS = 20
-
-# Gaps are cut here, where a candidate is as good as impossible. It is the same as raising each score to the best one
-# less this, which changes no score by more than before.
-_LARGEST_GAP = 2.0**50
+__all__ = ["draw_exponential", "permute_and_flip"]
 
 # Coins flipped at once.
 _BLOCK = 2**16
-
-
-def score_gaps(scores: NDArray[np.float64], sensitivity: float) -> tuple[NDArray[np.int64], Fraction]:
-    """Return how far each score is below the best of its row, in cells of a grid, and the sensitivity in cells.
-
-    Args:
-        scores: finite, shape (rows, candidates).
-        sensitivity: the most by which one score can change.
-
-    Returns:
-        Whole numbers of the same shape, and the most by which one rounded score can change.
-    """
-    exponent = math.frexp(sensitivity)[1] - 1 - _CELLS_BITS
-    # Exact: a shift of the exponent, and whole numbers. Their difference is exact wherever it is not cut.
-    with np.errstate(over="ignore", under="ignore"):
-        cells = np.rint(np.ldexp(scores, -exponent))
-        # A score that overflows is brought to the largest number; what is close to it is so too.
-        cells = np.clip(cells, -np.finfo(np.float64).max / 4, np.finfo(np.float64).max / 4)
-        gaps = np.minimum(cells.max(axis=1, keepdims=True) - cells, _LARGEST_GAP)
-    return gaps.astype(np.int64), Fraction(sensitivity) / Fraction(2) ** exponent + 1
 
 
 def permute_and_flip(gaps: NDArray[np.int64], rate: Fraction, randomness: ExactRandomness) -> NDArray[np.int64]:

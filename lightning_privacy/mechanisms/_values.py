@@ -19,7 +19,7 @@ from torch import Tensor
 from lightning_privacy._validate import finite
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["class_labels", "column_values", "float_values", "public_bounds"]
+__all__ = ["class_labels", "column_values", "float_values", "public_bounds", "score_rows"]
 
 # Widest bounds: steps between them can be multiplied by their number without overflow.
 _WIDEST = 1e300
@@ -89,6 +89,30 @@ def column_values(values: object) -> NDArray[np.float64]:
     return numbers
 
 
+def score_rows(scores: object) -> tuple[NDArray[np.float64], bool]:
+    """Return scores as rows of candidates in float64, and whether it was one row without a dimension for rows.
+
+    Args:
+        scores: tensor, array or sequence of numbers, shape (candidates,) or (rows, candidates).
+
+    Raises:
+        ConfigurationError: they have another shape or type, there are none, or not all are finite.
+    """
+    if isinstance(scores, Tensor):
+        scores = scores.detach().to("cpu", torch.float64).numpy()
+    array = np.asarray(scores)
+    if array.dtype.kind not in "uif" and array.size:
+        raise ConfigurationError(f"scores must be numbers, got {array.dtype}")
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise ConfigurationError(
+            f"scores must be of shape (candidates,) or (rows, candidates) and not empty, got shape {array.shape}"
+        )
+    numbers = array.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise ConfigurationError("scores must be finite: leave out a candidate that must not be chosen")
+    return numbers.reshape(-1, array.shape[-1]), array.ndim == 1
+
+
 def public_bounds(lower: object, upper: object) -> tuple[float, float]:
     """Return both bounds of a column as numbers, or refuse them."""
     low, high = finite(lower=lower), finite(upper=upper)
@@ -104,7 +128,7 @@ def class_labels(labels: object, num_classes: int) -> NDArray[np.int64]:
     """Return labels as a one-dimensional array of whole numbers.
 
     Args:
-        labels: tensor, array or sequence of whole numbers, shape (N,).
+        labels: tensor, array or sequence of whole numbers, shape (N,); booleans too where there are two classes.
         num_classes: they are in [0, num_classes).
 
     Raises:
@@ -115,7 +139,7 @@ def class_labels(labels: object, num_classes: int) -> NDArray[np.int64]:
         array = np.empty(0, np.int64)
     if array.ndim != 1:
         raise ConfigurationError(f"labels must be one-dimensional, one for each example, got shape {array.shape}")
-    if not np.issubdtype(array.dtype, np.integer):
+    if not np.issubdtype(array.dtype, np.integer) and not (array.dtype == np.bool_ and num_classes == 2):
         raise ConfigurationError(
             f"labels must be whole numbers, got {array.dtype}: number the classes from 0 to {num_classes - 1}"
         )

@@ -1,7 +1,8 @@
 """The Gaussian mechanism, by default on a grid whose low bits say nothing.
 
 Dwork et al., "Our Data, Ourselves: Privacy via Distributed Noise Generation", 2006; its exact cost is what
-:class:`~lightning_privacy.GaussianRelease` charges.
+:class:`~lightning_privacy.GaussianRelease` charges. The noise is given by its multiplier or by the epsilon and delta it
+must reach, which :mod:`~lightning_privacy.mechanisms.gaussian_calibration` turns into the multiplier.
 
 Example:
     >>> import torch
@@ -10,6 +11,7 @@ Example:
     >>> noisy = gaussian(torch.zeros(3), sensitivity=2.0, noise_multiplier=4.0, ledger=ledger)
     >>> noisy.shape, round(ledger.epsilon(exact=True), 2)
     (torch.Size([3]), 0.93)
+    >>> noisy = gaussian(3.0, sensitivity=2.0, epsilon=1.0, delta=1e-5, ledger=PrivacyLedger(delta=1e-5, budget=1.0))
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from torch import Tensor
 
 from lightning_privacy._validate import positive
 from lightning_privacy.accounting import GaussianRelease, PrivacyLedger
+from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.mechanisms._charge import charge
 from lightning_privacy.mechanisms._values import float_values
+from lightning_privacy.mechanisms.gaussian_calibration import gaussian_noise_multiplier
 from lightning_privacy.mechanisms.noise import NoiseSource
 
 __all__ = ["gaussian"]
@@ -39,7 +43,9 @@ def gaussian(
     value: Value,
     *,
     sensitivity: float,
-    noise_multiplier: float,
+    noise_multiplier: float | None = None,
+    epsilon: float | None = None,
+    delta: float | None = None,
     ledger: PrivacyLedger | None = None,
     noise: NoiseSource | None = None,
 ) -> Value:
@@ -49,7 +55,9 @@ def gaussian(
         value: a number, or a floating-point tensor or array; not changed.
         sensitivity: the most by which the Euclidean norm of the difference can change when one record is replaced by a
             null record that contributes nothing (the ledger's neighbouring relation, "zero-out").
-        noise_multiplier: noise over sensitivity, > 0.
+        noise_multiplier: noise over sensitivity, > 0; or, in its place,
+        epsilon: what this release alone may cost at ``delta``, > 0; the least noise for that is used.
+        delta: in (0, 1); goes with ``epsilon``.
         ledger: charged before anything is drawn.
         noise: where noise comes from; by default a new ``NoiseSource(secure=True)``, whose releases withstand attacks
             on floating point. A seeded source makes the result reproducible and NOT PRIVATE.
@@ -58,9 +66,17 @@ def gaussian(
         The same type and shape.
 
     Raises:
-        ConfigurationError: a number is out of range or not finite; nothing is charged.
+        ConfigurationError: a number is out of range or not finite, or the noise is given in neither or both ways;
+            nothing is charged.
         PrivacyBudgetExceeded: the ledger can't pay for it; nothing is charged or released.
     """
+    if (noise_multiplier is None) == (epsilon is None and delta is None):
+        raise ConfigurationError(
+            f"give noise_multiplier, or epsilon and delta, and not both, got noise_multiplier={noise_multiplier!r}, "
+            f"epsilon={epsilon!r} and delta={delta!r}"
+        )
+    if noise_multiplier is None:
+        noise_multiplier = gaussian_noise_multiplier(epsilon=epsilon, delta=delta)
     numbers, back = float_values(value)
     std = positive(sensitivity=sensitivity) * positive(noise_multiplier=noise_multiplier)
     charge(ledger, GaussianRelease(noise_multiplier), noise)

@@ -62,7 +62,4 @@ def private_histogram(
     true = class_labels(labels, num_classes)
     charge(ledger, release, noise, label="class counts")
     counts = np.bincount(true, minlength=num_classes).astype(np.int64)
-    randomness, rate = ExactRandomness(noise), Fraction(release.epsilon)
-    # A count plus noise beyond 2**62, which has no probability worth naming, is cut: that is post-processing.
-    drawn = [max(-(2**62), min(2**62, randomness.rounded_laplace(rate))) for _ in range(num_classes)]
-    return counts + np.array(drawn, dtype=np.int64)
+    return counts + ExactRandomness(noise).many_rounded_laplace(Fraction(release.epsilon), num_classes)

@@ -47,7 +47,8 @@ def randomized_response(
     depend on the others. What stands beside the label, such as the features, is not protected.
 
     Args:
-        labels: tensor, array or list of whole numbers in [0, num_classes), shape (N,); not changed.
+        labels: tensor, array or list of whole numbers in [0, num_classes), shape (N,), or booleans for two classes; not
+            changed. Or a single label.
         num_classes: number of classes, at least 2: all there can be, known without looking at the data.
         epsilon: bounds how much more likely an answer is under one label than under another, > 0.
         ledger: charged before anything is drawn.
@@ -55,14 +56,16 @@ def randomized_response(
             PRIVATE.
 
     Returns:
-        The noisy labels: a tensor on the same device for a tensor, else an array of int64.
+        The noisy labels: a tensor on the same device and of the same type for a tensor, else an array of int64, or of
+        booleans for booleans; an int or bool for a single label.
 
     Raises:
         ConfigurationError: an argument is out of range; nothing is charged.
         PrivacyBudgetExceeded: the ledger can't pay for it; nothing is charged or released.
     """
     release = RandomizedResponseRelease(epsilon, num_classes)
-    true = class_labels(labels, release.num_classes)
+    single = isinstance(labels, bool | np.bool_ | int | np.integer)
+    true = class_labels([labels] if single else labels, release.num_classes)
     charge(ledger, release, noise, label="labels")
     randomness = ExactRandomness(noise)
     # A word below the threshold has the label drawn anew; a little above it is a little more noise than was charged.
@@ -71,4 +74,6 @@ def randomized_response(
     noisy = np.where(anew, randomness.many_below(release.num_classes, len(true)), true)
     if isinstance(labels, Tensor):
         return torch.from_numpy(noisy).to(labels.device, labels.dtype)
-    return noisy
+    if np.asarray(labels).dtype == np.bool_:
+        noisy = noisy.astype(np.bool_)
+    return noisy[0].item() if single else noisy

@@ -11,6 +11,7 @@ from lightning_privacy.accounting.pld import exact_epsilon
 from lightning_privacy.accounting.releases import (
     GaussianRelease,
     LaplaceRelease,
+    PureRelease,
     RandomizedResponseRelease,
     SampledGaussian,
     TruncatedSampledGaussian,
@@ -42,6 +43,7 @@ STEADY = {
     "cut batches": (TruncatedSampledGaussian(8.0, 0.1, 200, 25), 1e-5),
     "gaussian": (GaussianRelease(60.0), 1e-5),
     "laplace": (LaplaceRelease(0.02), 1e-5),
+    "pure": (PureRelease(0.02), 1e-5),
     "randomised response": (RandomizedResponseRelease(0.02, 4), 1e-5),
 }
 

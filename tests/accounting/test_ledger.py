@@ -17,9 +17,11 @@ from lightning_privacy.accounting import (
     LaplaceRelease,
     NonPrivate,
     PrivacyLedger,
+    PureRelease,
     RandomizedResponseRelease,
     Release,
     SampledGaussian,
+    SelectionRelease,
     TruncatedSampledGaussian,
     calibrate_noise,
 )
@@ -29,7 +31,15 @@ STEP = SampledGaussian(6.0, 0.1)
 
 # Few and narrow distributions, so that many examples stay cheap.
 RELEASES = st.sampled_from(
-    [STEP, SampledGaussian(9.0, 0.05), LaplaceRelease(0.05), RandomizedResponseRelease(0.1, 3), GaussianRelease(30.0)]
+    [
+        STEP,
+        SampledGaussian(9.0, 0.05),
+        LaplaceRelease(0.05),
+        SelectionRelease(0.05),
+        PureRelease(0.05),
+        RandomizedResponseRelease(0.1, 3),
+        GaussianRelease(30.0),
+    ]
 )
 CHARGES = st.lists(st.tuples(RELEASES, st.integers(1, 40), st.sampled_from([None, "a", "b"])), max_size=6)
 ANY_RELEASE = st.one_of(
@@ -43,6 +53,8 @@ ANY_RELEASE = st.one_of(
     ),
     st.builds(GaussianRelease, st.floats(0, 1e3)),
     st.builds(LaplaceRelease, st.floats(1e-6, 100)),
+    st.builds(SelectionRelease, st.floats(1e-6, 100)),
+    st.builds(PureRelease, st.floats(1e-6, 100)),
     st.builds(RandomizedResponseRelease, st.floats(1e-6, 100), st.integers(2, 1000)),
     st.builds(NonPrivate, st.text(min_size=1).filter(str.strip)),
 )
@@ -275,6 +287,9 @@ def test_p35_one_adjacency_and_the_replace_one_figure_apart() -> None:
     ledger.charge(LaplaceRelease(0.1))
     assert ledger.replace_one_epsilon() is None
     assert "not stated, because Laplace (epsilon 0.1) does not compose" in ledger.summary()
+    for other in (SelectionRelease(0.1), PureRelease(0.1)):
+        ledger = charged([(other, 1, "a choice")])
+        assert f"not stated, because {other.label} does not compose" in ledger.summary()
 
 
 def test_summary_says_what_how_often_and_what_share() -> None:

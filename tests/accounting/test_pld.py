@@ -11,8 +11,10 @@ from lightning_privacy.accounting.releases import (
     GaussianRelease,
     LaplaceRelease,
     NonPrivate,
+    PureRelease,
     RandomizedResponseRelease,
     SampledGaussian,
+    SelectionRelease,
     TruncatedSampledGaussian,
 )
 from lightning_privacy.errors import UnsupportedError
@@ -39,9 +41,13 @@ COMPOSITIONS = {
     "cut batches": [(TruncatedSampledGaussian(8.0, 0.1, 200, 25), 20)],
     "gaussian": [(GaussianRelease(5.0), 12)],
     "laplace": [(LaplaceRelease(0.2), 5)],
+    "choices": [(SelectionRelease(0.2), 5)],
+    "pure": [(PureRelease(0.2), 5)],
     "randomised response": [(RandomizedResponseRelease(0.5, 5), 1)],
     "all kinds": [
         (LaplaceRelease(0.1), 2),
+        (SelectionRelease(0.15), 3),
+        (PureRelease(0.05), 2),
         (SampledGaussian(6.0, 0.1), 50),
         (GaussianRelease(8.0), 3),
         (RandomizedResponseRelease(0.3, 3), 1),
@@ -98,6 +104,29 @@ def test_randomised_response_against_the_binomial() -> None:
     assert max(divergence(ours, *pair) for pair in both) <= delta
     # The grid rounds each loss up by less than 1e-4.
     assert max(divergence(ours - count * 1e-4, *pair) for pair in both) >= delta
+
+
+def test_pure_releases_against_the_binomial() -> None:
+    """Independent of dp_accounting: of n coins that tell with probability e^eps / (1 + e^eps), so many tell."""
+    epsilon, count, delta = 0.3, 12, 1e-4
+
+    def divergence(bound: float) -> float:
+        tell = 1.0 / (1.0 + math.exp(-epsilon))
+        chances = [math.comb(count, k) * tell**k * (1 - tell) ** (count - k) for k in range(count + 1)]
+        return sum(max(0.0, p - math.exp(bound) * q) for p, q in zip(chances, chances[::-1], strict=True))
+
+    ours = exact_epsilon([(PureRelease(epsilon), count)], delta=delta)
+    assert divergence(ours) <= delta
+    assert divergence(ours - count * 1e-4) >= delta
+    # No release of the same epsilon costs more.
+    for other in (SelectionRelease(epsilon), RandomizedResponseRelease(epsilon, 2)):
+        assert exact_epsilon([(other, count)], delta=delta) < ours
+
+
+@pytest.mark.parametrize("release", [SelectionRelease(0.5), PureRelease(0.5)], ids=lambda release: release.kind)
+def test_p35_choices_have_no_replace_one_figure(release) -> None:
+    with pytest.raises(UnsupportedError, match=r"epsilon 0.5.*REPLACE_ONE"):
+        exact_epsilon([(release, 1)], delta=1e-5, relation=NeighboringRelation.REPLACE_ONE)
 
 
 def test_p35_kinds_are_composed_under_one_relation() -> None:

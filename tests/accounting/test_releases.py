@@ -11,9 +11,11 @@ from lightning_privacy.accounting.releases import (
     GaussianRelease,
     LaplaceRelease,
     NonPrivate,
+    PureRelease,
     RandomizedResponseRelease,
     Release,
     SampledGaussian,
+    SelectionRelease,
     TruncatedSampledGaussian,
     release_from_dict,
 )
@@ -25,6 +27,8 @@ EACH = [
     TruncatedSampledGaussian(1.5, 0.25, 1000, 300),
     GaussianRelease(2.0),
     LaplaceRelease(0.5),
+    SelectionRelease(0.5),
+    PureRelease(0.5),
     RandomizedResponseRelease(1.0, 4),
     NonPrivate("raw labels were logged"),
 ]
@@ -56,6 +60,8 @@ def test_events_are_those_of_dp_accounting() -> None:
     )
     assert GaussianRelease(2.0).event() == event.GaussianDpEvent(2.0)
     assert LaplaceRelease(0.5).event() == event.LaplaceDpEvent(2.0)
+    assert SelectionRelease(0.5).event() == event.LaplaceDpEvent(2.0)
+    assert PureRelease(0.5).event() == event.DiscreteLaplaceDpEvent(0.5, 1)
     assert NonPrivate("x").event() == event.NonPrivateDpEvent()
 
 
@@ -108,6 +114,8 @@ def test_no_noise_is_allowed_and_not_private(release: Release) -> None:
         (lambda: TruncatedSampledGaussian(1.0, 0.1, 10, 2.5), "max_batch_size.*2.5"),
         (lambda: GaussianRelease(math.inf), "noise_multiplier.*inf"),
         (lambda: LaplaceRelease(0.0), "epsilon.*0.0"),
+        (lambda: SelectionRelease(0.0), "epsilon.*0.0"),
+        (lambda: PureRelease(math.inf), "epsilon.*inf"),
         (lambda: RandomizedResponseRelease(1.0, 1), "num_classes.*1"),
         (lambda: RandomizedResponseRelease(-1.0, 3), "epsilon.*-1.0"),
         (lambda: NonPrivate(" "), "reason.*' '"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_privacy.mechanisms import NoiseSource, SeededNoiseWarning
+from lightning_privacy.mechanisms import NoiseSource, SeededNoiseWarning, _exact
 from lightning_privacy.mechanisms._exact import ExactRandomness
 
 ERROR = 1e-6
@@ -76,3 +76,90 @@ def test_draws_of_one_source_differ_and_a_seed_repeats_them():
     assert one != two
     assert [ExactRandomness(second).words(4).tolist() for _ in range(2)] == [one, two]
     assert ExactRandomness(None).words(4).tolist() != ExactRandomness(None).words(4).tolist()
+
+
+@pytest.mark.parametrize("rate", ["1/20", "0.7", "3", "1/64"])
+def test_many_draws_are_laplace_noise_rounded(rate):
+    """The law of the test above, for arrays."""
+    rate = Fraction(rate)
+    drawn = ExactRandomness(seeded(5)).many_rounded_laplace(rate, DRAWS)
+    law = stats.laplace(scale=1 / float(rate))
+    places = np.arange(-400, 401)
+    check([int((drawn == place).sum()) for place in places], law.cdf(places + 0.5) - law.cdf(places - 0.5))
+
+
+@pytest.mark.parametrize("bits", [20, 40, 50.9, 55])
+def test_many_draws_of_small_rates_are_laplace_noise(bits):
+    """Kolmogorov-Smirnov test; fails with probability 1e-6 for a fresh seed. 2**-55 is drawn one by one."""
+    rate = Fraction(2.0**-bits)
+    drawn = ExactRandomness(seeded(6)).many_rounded_laplace(rate, 5_000)
+    assert stats.kstest(drawn, stats.laplace(scale=1 / float(rate)).cdf).pvalue > ERROR
+
+
+def test_many_draws_never_have_less_noise_than_asked_for(monkeypatch):
+    """The rate that is used, over a wide range of rates that are asked for."""
+    used = []
+    original = ExactRandomness.many_bernoulli_exp
+    monkeypatch.setattr(
+        ExactRandomness,
+        "many_bernoulli_exp",
+        lambda self, steps, rate: used.append(rate) or original(self, steps, rate),
+    )
+    for asked in [*np.geomspace(2.0**-50.9, 63.9, 200).tolist(), 1 / 3, 1 / 64, 63 / 4032]:
+        used.clear()
+        ExactRandomness(None).many_rounded_laplace(Fraction(asked), 1)
+        assert 0 <= 1 - used[0] * 2 / Fraction(asked) < (1e-12 if asked > 1e-6 else 1e-3)
+
+
+def test_the_parts_of_a_size_are_put_together_as_in_exact_arithmetic(monkeypatch):
+    """(rest + units 2**bits) // numerator, of the largest numbers there are, without overflow."""
+    monkeypatch.setattr(ExactRandomness, "many_bernoulli_exp", lambda self, steps, rate: np.ones(steps.shape, bool))
+    monkeypatch.setattr(ExactRandomness, "_many_units", lambda self, count: np.full(count, 126))
+    monkeypatch.setattr(
+        ExactRandomness, "_many_exponential_rests", lambda self, bits, count: np.full(count, 2**bits - 1)
+    )
+    for rate in (2.0**-50.9, 2.0**-40, 1 / 65, 1 / 64, 0.7, 63.9):
+        bits = 61 if rate < 1 / 64 else 55
+        expected = 1 + (127 * 2**bits - 1) // int(Fraction(rate) * 2**bits)
+        assert abs(int(ExactRandomness(None).many_rounded_laplace(Fraction(rate), 1)[0])) == expected
+
+
+@pytest.mark.parametrize("margin", [None, 1.0], ids=["by floating point", "all by digits"])
+def test_many_bernoullis_of_exponentials(margin, monkeypatch):
+    """Chi-squared test; with the largest margin every decision is taken by the digits, and they are the same."""
+    steps = np.tile(np.array([0, 1, 7, 2**62]), (2_000, 1))
+    plain = ExactRandomness(seeded(7)).many_bernoulli_exp(steps, Fraction(1, 7))
+    if margin is not None:
+        monkeypatch.setattr(_exact, "_MARGIN", margin)
+        assert (plain == ExactRandomness(seeded(7)).many_bernoulli_exp(steps, Fraction(1, 7))).all()
+    hits = plain.sum(axis=0)
+    assert hits[0] == 2_000
+    assert hits[3] == 0
+    for place, exponent in ((1, 1 / 7), (2, 1.0)):
+        assert stats.binomtest(int(hits[place]), 2_000, math.exp(-exponent)).pvalue > ERROR
+
+
+def test_a_close_decision_takes_as_many_bits_as_it_needs(monkeypatch):
+    """The first bits are those of exp(-1) itself, so the decision is left to bits that are drawn."""
+    digits = int("367879441171442321595523770161460867445811131031767834507836801697461495744899803357147274345919643")
+    randomness = ExactRandomness(None)
+    word = digits * 2**64 // 10**99
+    for further, expected in ((0, True), (2**64 - 1, False)):
+        monkeypatch.setattr(randomness, "below", lambda bound, further=further: further)
+        assert randomness._is_below_exp(word, Fraction(1)) is expected
+    assert randomness._is_below_exp(word - 2, Fraction(1))
+    assert not randomness._is_below_exp(word + 2, Fraction(1))
+    # Numbers whose floating-point forms are 0 or infinite.
+    huge, tiny = Fraction(10) ** 400, Fraction(1, 10**400)
+    assert randomness.many_bernoulli_exp(np.array([0, 1]), huge).tolist() == [True, False]
+    assert randomness.many_bernoulli_exp(np.array([0, 1]), tiny).tolist() == [True, True]
+
+
+def test_numbers_below_bounds_of_their_own_are_uniform():
+    randomness = ExactRandomness(seeded(8))
+    bounds = np.repeat([1, 3, 2**62 + 1], DRAWS)
+    drawn = randomness.each_below(bounds)
+    assert ((drawn >= 0) & (drawn < bounds)).all()
+    check(np.bincount(drawn[DRAWS : 2 * DRAWS], minlength=3), np.full(3, 1 / 3))
+    # Of these words one in four is of no use.
+    check(np.bincount(drawn[2 * DRAWS :] >> 60, minlength=4)[:4], np.full(4, 1 / 4))

@@ -53,7 +53,7 @@ def test_p16_the_histogram_has_laplace_noise_and_is_charged_before():
 
 def test_p16_one_record_changes_one_count_by_one(monkeypatch):
     """The sensitivity the noise is for, under zero-out: a null record is in no class."""
-    monkeypatch.setattr(ExactRandomness, "rounded_laplace", lambda self, rate: 0)
+    monkeypatch.setattr(ExactRandomness, "many_rounded_laplace", lambda self, rate, count: np.zeros(count, int))
     labels = [0, 2, 2, 1, 2]
     whole = private_histogram(labels, num_classes=4, epsilon=1.0)
     for place in range(5):
@@ -83,6 +83,10 @@ def test_forms_of_labels():
     assert noisy.dtype == torch.int32
     assert tensor.tolist() == [0, 2, 1]
     assert randomized_response([0, 1], num_classes=2, epsilon=50.0).tolist() == [0, 1]
+    assert type(randomized_response(np.int32(1), num_classes=2, epsilon=50.0)) is int
+    assert randomized_response(True, num_classes=2, epsilon=50.0) is True
+    assert randomized_response([True, False], num_classes=2, epsilon=50.0).tolist() == [True, False]
+    assert randomized_response(tensor > 1, num_classes=2, epsilon=50.0).tolist() == [False, True, False]
     assert randomized_response([], num_classes=2, epsilon=1.0).tolist() == []
     assert len(private_histogram([], num_classes=3, epsilon=1.0)) == 3
 

@@ -17,9 +17,17 @@ from scipy import stats
 
 from lightning_privacy.accounting import PrivacyLedger, SelectionRelease
 from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
-from lightning_privacy.mechanisms import NoiseSource, SeededNoiseWarning, private_mode, private_quantile
+from lightning_privacy.mechanisms import (
+    NoiseSource,
+    SeededNoiseWarning,
+    exponential,
+    noisy_max,
+    private_mode,
+    private_quantile,
+)
 from lightning_privacy.mechanisms import mode as mode_module
 from lightning_privacy.mechanisms import quantile as quantile_module
+from lightning_privacy.mechanisms import selection as selection_module
 
 ERROR = 1e-6
 
@@ -43,11 +51,22 @@ def permute_and_flip_law(gaps, rate):
     return law / len(orders)
 
 
+def exponential_law(gaps, rate):
+    weights = np.exp(-float(rate) * np.asarray(gaps, float))
+    return weights / weights.sum()
+
+
+LAWS = {noisy_max: permute_and_flip_law, exponential: exponential_law}
+
+
 class Recorder:
     """Stands for the choice, and keeps what was to be chosen from."""
 
+    def __init__(self, law=permute_and_flip_law):
+        self._law = law
+
     def __call__(self, gaps, rate, randomness):
-        self.law = permute_and_flip_law(gaps[0], rate)
+        self.law = self._law(gaps[0], rate)
         return np.zeros(len(gaps), np.int64)
 
 
@@ -180,4 +199,122 @@ def test_bad_arguments_of_a_mode_are_named_and_nothing_is_charged(arguments, mes
     options = {"labels": [0, 1], "num_classes": 2, "epsilon": 1.0, "ledger": ledger} | arguments
     with pytest.raises(ConfigurationError, match=message):
         private_mode(options.pop("labels"), **options)
+    assert ledger.groups == ()
+
+
+def exact_laws(mechanism, pairs, monkeypatch, **options):
+    """Laws of a mechanism at pairs of scores, by its own gaps and rate."""
+    recorder = Recorder(LAWS[mechanism])
+    monkeypatch.setattr(selection_module, "permute_and_flip", recorder)
+    monkeypatch.setattr(selection_module, "draw_exponential", recorder)
+    for one, two in pairs:
+        mechanism(one, **options)
+        first = recorder.law
+        mechanism(two, **options)
+        yield first, recorder.law
+
+
+def neighbours(monotonic, count=60):
+    """Random scores and those of a neighbour, by at most 3 away; the extremes among them."""
+    generator = np.random.default_rng(0)
+    yield np.array([12.0, 0.0]), np.array([9.0, 0.0 if monotonic else 3.0])
+    for _ in range(count):
+        scores = generator.normal(size=generator.integers(2, 6)) * 10
+        size = generator.choice([3.0, 1.5, 0.0], len(scores))
+        yield scores, scores + size * (1 if monotonic else generator.choice([-1, 1], len(scores)))
+
+
+@pytest.mark.parametrize("mechanism", [noisy_max, exponential])
+@pytest.mark.parametrize("monotonic", [False, True])
+def test_choices_cost_no_more_than_their_epsilon_and_that(mechanism, monotonic, monkeypatch):
+    laws = exact_laws(mechanism, neighbours(monotonic), monkeypatch, sensitivity=3.0, epsilon=0.7, monotonic=monotonic)
+    worst = max(np.abs(np.log(one / two)).max() for one, two in laws)
+    # The exponential mechanism reaches epsilon only with many candidates.
+    assert (0.999 if mechanism is noisy_max else 0.6) * 0.7 < worst <= 0.7
+
+
+@pytest.mark.parametrize("mechanism", [noisy_max, exponential])
+@pytest.mark.parametrize("monotonic", [False, True])
+@pytest.mark.parametrize("epsilon", [0.3, 3.0])
+def test_choices_cost_no_more_than_laplace_noise_at_any_delta(mechanism, monotonic, epsilon, monkeypatch):
+    """What SelectionRelease is charged as, by hockey-stick divergences over a grid of epsilons, both ways."""
+    points = np.linspace(-epsilon, epsilon, 41)
+    laplace = 1 - np.exp((points - epsilon) / 2)
+    laws = exact_laws(
+        mechanism, neighbours(monotonic), monkeypatch, sensitivity=3.0, epsilon=epsilon, monotonic=monotonic
+    )
+    for one, two in laws:
+        for p, q in ((one, two), (two, one)):
+            divergence = np.maximum(0, p - np.exp(points)[:, None] * q).sum(axis=1)
+            assert (divergence <= laplace + 1e-12).all()
+
+
+@pytest.mark.parametrize("mechanism", [noisy_max, exponential])
+@pytest.mark.parametrize("scores", [[3.0, 1.0, 2.5, 0.0], [0.0] * 3], ids=["four", "equal"])
+def test_choices_have_their_law(mechanism, scores):
+    """Chi-squared test of 100,000 choices; fails with probability 1e-6 for a fresh seed."""
+    drawn = mechanism(np.tile(scores, (100_000, 1)), sensitivity=2.0, epsilon=3.0, noise=seeded())
+    law = LAWS[mechanism](max(scores) - np.array(scores), 3.0 / (2 * 2.0))
+    assert stats.chisquare(np.bincount(drawn, minlength=len(scores)), law * 100_000).pvalue > ERROR
+
+
+def test_the_exponential_mechanism_over_many_candidates():
+    """10,000 candidates, of which 100 have nearly all of the weight; fails with probability 1e-6 for a fresh seed."""
+    scores, noise = np.zeros(10_000), seeded()
+    scores[::100] = 20.0
+    drawn = [exponential(scores, sensitivity=1.0, epsilon=1.0, noise=noise) for _ in range(400)]
+    inside = sum(choice % 100 == 0 for choice in drawn)
+    chance = 100 * math.exp(10) / (100 * math.exp(10) + 9900)
+    assert stats.binomtest(inside, 400, chance).pvalue > ERROR
+    assert len(set(drawn)) > 90
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([1e308, -1e308], 0),
+        ([-1.7e308, -1.6e308, 1.7e308], 2),
+        ([1e300, 1e300 + 1e285], 1),
+        ([0.0, 5e-324], 1),
+        ([2**53, 2**53 + 2], 1),
+    ],
+)
+def test_scores_of_any_size(scores, best):
+    assert noisy_max(scores, sensitivity=1e-300, epsilon=50.0) in (best, *((0,) if scores == [0.0, 5e-324] else ()))
+    assert exponential(np.array(scores, float), sensitivity=1e-300, epsilon=50.0) in (0, best)
+
+
+def test_rows_are_releases_of_their_own():
+    ledger = PrivacyLedger(delta=1e-6)
+    rows = [[0, 1000], [1000, 0], [0, 1000]]
+    assert noisy_max(rows, sensitivity=1, epsilon=0.5, ledger=ledger).tolist() == [1, 0, 1]
+    assert exponential(torch.tensor(rows).half(), sensitivity=1, epsilon=0.25, ledger=ledger).tolist() == [1, 0, 1]
+    assert type(noisy_max(rows[0], sensitivity=1, epsilon=0.5, ledger=ledger)) is int
+    assert ledger.history == [
+        (SelectionRelease(0.5), 4, "noisy maximum"),
+        (SelectionRelease(0.25), 3, "exponential mechanism"),
+    ]
+
+
+@pytest.mark.parametrize("mechanism", [noisy_max, exponential])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scores": []}, r"scores must be of shape .* and not empty, got shape \(0,\)"),
+        ({"scores": np.zeros((2, 0))}, r"not empty, got shape \(2, 0\)"),
+        ({"scores": 3.0}, r"got shape \(\)"),
+        ({"scores": ["a"]}, "scores must be numbers, got <U1"),
+        ({"scores": [1.0, -math.inf]}, "scores must be finite: leave out"),
+        ({"sensitivity": 0.0}, "sensitivity must be a finite number > 0, got 0.0"),
+        ({"sensitivity": -1.0}, "sensitivity must be a finite number > 0, got -1.0"),
+        ({"epsilon": 0.0}, "epsilon must be a finite number > 0, got 0.0"),
+        ({"monotonic": 1}, "monotonic must be True or False, got 1"),
+        ({"noise": 3}, "noise must be a NoiseSource or None, got 3"),
+    ],
+)
+def test_bad_arguments_of_a_choice_are_named_and_nothing_is_charged(mechanism, arguments, message):
+    ledger = PrivacyLedger(delta=1e-5)
+    options = {"scores": [0.0, 1.0], "sensitivity": 1.0, "epsilon": 1.0, "ledger": ledger} | arguments
+    with pytest.raises(ConfigurationError, match=message):
+        mechanism(options.pop("scores"), **options)
     assert ledger.groups == ()

@@ -32,6 +32,19 @@ def test_laplace_noise_has_the_scale_it_should():
     assert stats.kstest(noisy - 7.25, stats.laplace(scale=6.0).cdf).pvalue > ERROR
 
 
+@pytest.mark.parametrize(
+    ("value", "sensitivity"),
+    [(1e300, 1.0), (-1e300, 1e-300), (1e-320, 1e-310), (0.1, 1e305), (3.0, 1e17)],
+    ids=["large value", "far apart", "subnormal", "large sensitivity", "coarse"],
+)
+def test_laplace_of_extreme_numbers_is_that_of_exact_arithmetic(value, sensitivity, monkeypatch):
+    """Against whole numbers of Python and fractions, with noise of 5 cells."""
+    monkeypatch.setattr(ExactRandomness, "many_rounded_laplace", lambda self, rate, count: np.full(count, 5))
+    cell = Fraction(2) ** (math.frexp(sensitivity)[1] - 1 - 20)
+    expected = float((round(Fraction(value) / cell) + 5) * cell)
+    assert laplace(value, sensitivity=sensitivity, epsilon=1.0) == expected
+
+
 def test_gaussian_noise_has_the_scale_it_should():
     """Kolmogorov-Smirnov test; it would fail with probability 1e-6 for a fresh seed."""
     noisy = gaussian(torch.full((5000,), 7.25), sensitivity=3.0, noise_multiplier=2.0, noise=seeded(secure=True))
@@ -50,7 +63,12 @@ def test_p29_laplace_values_lie_on_a_grid_that_the_value_has_no_part_in(count):
 def test_p29_the_rounded_values_differ_by_no_more_than_the_noise_covers(monkeypatch):
     """The scale of the noise, in cells, is at least the sensitivity of the rounded values over epsilon."""
     rates = []
-    monkeypatch.setattr(ExactRandomness, "rounded_laplace", lambda self, rate: rates.append(rate) or 0)
+
+    def none(self, rate, count):
+        rates.append(rate)
+        return np.zeros(count, np.int64)
+
+    monkeypatch.setattr(ExactRandomness, "many_rounded_laplace", none)
     generator = np.random.default_rng(0)
     for _ in range(200):
         sensitivity, epsilon = float(generator.uniform(1e-3, 1e3)), float(generator.uniform(0.01, 10))
@@ -89,7 +107,7 @@ def test_both_charge_before_they_draw():
 
 def test_p30_nothing_is_released_that_the_budget_does_not_cover(monkeypatch):
     ledger = PrivacyLedger(delta=1e-5, budget=0.2)
-    monkeypatch.setattr(ExactRandomness, "rounded_laplace", lambda self, rate: pytest.fail("drawn"))
+    monkeypatch.setattr(ExactRandomness, "many_rounded_laplace", lambda *args: pytest.fail("drawn"))
     monkeypatch.setattr(NoiseSource, "add_", lambda *args, **kwargs: pytest.fail("drawn"))
     with pytest.raises(PrivacyBudgetExceeded):
         laplace(1.0, sensitivity=1.0, epsilon=0.25, ledger=ledger)
@@ -106,6 +124,37 @@ def test_p25_a_seed_is_told():
     assert "NOT PRIVATE" in ledger.caveats[0]
     source = seeded()
     assert one == [laplace(1.0, sensitivity=1.0, epsilon=1.0, noise=source) for _ in range(2)]
+
+
+def test_gaussian_by_epsilon_and_delta_fits_a_budget_of_that_epsilon():
+    for epsilon in (0.1, 1.0, 8.0):
+        ledger = PrivacyLedger(delta=1e-5, budget=epsilon)
+        gaussian(1.0, sensitivity=3.0, epsilon=epsilon, delta=1e-5, ledger=ledger)
+        assert ledger.epsilon(exact=True) == pytest.approx(epsilon, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"noise_multiplier": 1.0, "epsilon": 1.0}, {"noise_multiplier": 1.0, "delta": 0.1}],
+    ids=["none", "both", "a delta too many"],
+)
+def test_gaussian_noise_is_given_in_one_way(options):
+    with pytest.raises(ConfigurationError, match="give noise_multiplier, or epsilon and delta, and not both"):
+        gaussian(1.0, sensitivity=1.0, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epsilon": 1.0}, r"delta must be a number in \(0, 1\), got None"),
+        ({"delta": 0.1}, "epsilon must be a finite number > 0, got None"),
+        ({"epsilon": 0.0, "delta": 0.1}, "epsilon must be a finite number > 0, got 0.0"),
+        ({"epsilon": 1.0, "delta": 0.0}, r"delta must be a number in \(0, 1\), got 0.0"),
+    ],
+)
+def test_bad_epsilon_and_delta_of_gaussian_are_named(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        gaussian(1.0, sensitivity=1.0, **options)
 
 
 @pytest.mark.parametrize("mechanism", ["laplace", "gaussian"])

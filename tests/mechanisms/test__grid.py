@@ -1,0 +1,39 @@
+"""Differences on a grid, against fractions."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_privacy.mechanisms._grid import Grid
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.floats(-1e6, 1e6)
+SENSITIVITIES = st.floats(1e-320, 1e308) | st.floats(0.5, 2.0)
+
+
+@given(one=NUMBERS, two=NUMBERS, sensitivity=SENSITIVITIES)
+def test_differences_are_those_of_exact_arithmetic_up_to_the_cut(one, two, sensitivity):
+    cell = Fraction(2) ** (int(np.frexp(sensitivity)[1]) - 1 - 20)
+    exact = round(Fraction(one) / cell) - round(Fraction(two) / cell)
+    found = Grid(sensitivity).differences(np.array([one]), np.array([two])).tolist()
+    assert found == [max(-(2**50), min(2**50, exact))]
+
+
+@given(one=NUMBERS, other=NUMBERS, step=st.floats(-1, 1), sensitivity=SENSITIVITIES)
+def test_p29_a_number_that_moves_by_the_sensitivity_moves_by_no_more_than_that_in_cells(one, other, step, sensitivity):
+    moved = one + step * sensitivity
+    if abs(Fraction(moved) - Fraction(one)) > Fraction(sensitivity) if np.isfinite(moved) else True:
+        return
+    grid = Grid(sensitivity)
+    differences = grid.differences(np.array([one, moved]), np.array([other])).tolist()
+    assert abs(differences[0] - differences[1]) <= grid.sensitivity
+
+
+@pytest.mark.parametrize("sensitivity", [1.0, 1.999, 3e-5])
+def test_the_grid_costs_a_millionth(sensitivity):
+    cell = Fraction(2) ** (int(np.frexp(sensitivity)[1]) - 1 - 20)
+    assert 1 < Grid(sensitivity).sensitivity * cell / Fraction(sensitivity) < 1 + 1e-6
