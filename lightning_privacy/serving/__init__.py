@@ -9,6 +9,8 @@ Example:
 from __future__ import annotations
 
 from lightning_privacy.serving.answers import Answers
+from lightning_privacy.serving.api_keys import ApiKeys
+from lightning_privacy.serving.command import serve_command
 from lightning_privacy.serving.declared_data import DeclaredData
 from lightning_privacy.serving.errors import ExportError, RequestError
 from lightning_privacy.serving.export import export
@@ -17,9 +19,11 @@ from lightning_privacy.serving.manifest import Manifest
 from lightning_privacy.serving.predictor_ledger import Limits, Order, PredictorLedger
 from lightning_privacy.serving.privacy_statement import PrivacyStatement
 from lightning_privacy.serving.private_predictor import PrivatePredictor
+from lightning_privacy.serving.service import ServiceLimits, create_app
 
 __all__ = [
     "Answers",
+    "ApiKeys",
     "DeclaredData",
     "ExportError",
     "ExportedModel",
@@ -30,6 +34,9 @@ __all__ = [
     "PrivacyStatement",
     "PrivatePredictor",
     "RequestError",
+    "ServiceLimits",
+    "create_app",
     "export",
     "load_exported",
+    "serve_command",
 ]

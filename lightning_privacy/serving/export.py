@@ -52,8 +52,8 @@ _NAME_OF = {kind: name for name, kind in FILES.items()}
 _SOURCES = ("public", "held_out", "charged")
 _PACKAGES = ("lightning-privacy", "torch", "onnx", "onnxruntime", "safetensors")
 _INPUT_TYPES = (torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8)
-# An absolute path of two parts or more, on either kind of system.
-_PATH = re.compile(r"(?<![\w.:/])(?:/[\w.+@~ -]*[\w.+@~-]){2,}/?|\b[A-Za-z]:\\[^\s'\"]+|\\\\[^\s'\"]+")
+# An absolute path of two parts or more, on either kind of system; folders may have spaces in their names.
+_PATH = re.compile(r"(?<![\w.:/])(?:/[\w.+@~ -]*[\w.+@~-])+/[\w.+@~-]*|\b[A-Za-z]:\\[^\s'\"]+|\\\\[^\s'\"]+")
 _TOLERANCE = 1e-3
 
 

@@ -70,7 +70,7 @@ def int8_bytes(content: bytes, *, method: str, calibration: Tensor | None = None
         source.write_bytes(content)
         quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
         prepared = onnx.load(str(ready))
-        strip(prepared)  # shapes in between that no longer fit once a Gemm is split
+        prepared.graph.ClearField("value_info")  # shapes in between no longer fit once a Gemm is split
         onnx.save(prepared, str(ready))
         if calibration is None:
             quantize_dynamic(str(ready), str(target), **settings)
