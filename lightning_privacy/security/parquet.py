@@ -31,6 +31,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -77,18 +78,22 @@ def write_parquet(
         column_keys: Column to key, for columns that not every reader may see.
 
     Raises:
-        ConfigurationError: A column is not in the frame, or a key is none.
+        ConfigurationError: A column is not in the frame or can't be told from another, or a key is none.
         KeyExpiredError: A key is past its date.
         OSError: The file can't be written; the error names it.
     """
+    import polars as pl
+
     arrow = _arrow()
+    if not isinstance(frame, pl.DataFrame):
+        raise ConfigurationError(f"frame must be a polars DataFrame, got {type(frame).__name__}")
     own = {column: as_key_ring(one).encrypting() for column, one in (column_keys or {}).items()}
     unknown = [column for column in own if column not in frame.columns]
     if unknown:
         raise ConfigurationError(f"column_keys names {unknown[0]!r}, which is not in the frame: {frame.columns}")
     footer = as_key_ring(key).encrypting()
     keys = KeyRing(*{one.key_id: one for one in [footer, *own.values()]}.values())
-    if any(keys.decrypting(one.key_id) != one for one in own.values()):
+    if any(keys.decrypting(one.key_id) != one for one in [footer, *own.values()]):
         raise ConfigurationError("column_keys has two keys of the same id: give them a key_id each")
     table = frame.to_arrow()
     configuration = arrow.encryption.EncryptionConfiguration(
@@ -153,8 +158,13 @@ def _leaves(arrow: _Arrow, table: Any, own: Mapping[str, Key], footer: Key) -> d
     arrow.parquet.write_table(table.schema.empty_table(), empty)
     schema = arrow.parquet.ParquetFile(arrow.core.BufferReader(empty.getvalue())).schema
     under: dict[str, list[str]] = {}
-    for number in range(len(schema)):
-        leaf = schema.column(number).path
+    leaves = [schema.column(number).path for number in range(len(schema))]
+    twice = next((leaf for leaf, count in Counter(leaves).items() if count > 1), None)
+    if twice is not None:
+        raise ConfigurationError(
+            f"frame has a column {twice!r} and a nested one of the same path, which Parquet can't give keys: rename it"
+        )
+    for leaf in leaves:
         # The longest column whose name the path begins with: a name may have a dot in it.
         column = max((name for name in table.column_names if f"{leaf}.".startswith(f"{name}.")), key=len)
         under.setdefault(own.get(column, footer).key_id, []).append(leaf)
