@@ -13,7 +13,7 @@ import platform
 import statistics
 import tempfile
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import CDLL
@@ -27,6 +27,8 @@ __all__ = [
     "hardware",
     "interleave",
     "mapped_allocations",
+    "parsed",
+    "parser_of",
     "peak_resident_bytes",
     "pin_threads",
     "run_benchmark",
@@ -239,16 +241,69 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
         raise
 
 
-def run_benchmark(arguments: Namespace, run: Callable[[Namespace], dict[str, Any]]) -> dict[str, Any]:
-    """Run a benchmark with its number of threads, write its result if it has a file, and return it.
+def parser_of(doc: str | None, *, rounds: int, threads: int, quick: str) -> ArgumentParser:
+    """Return a parser of what all benchmarks understand.
+
+    Args:
+        doc: the benchmark's docstring, whose first line is its claim.
+        rounds: how many there are unless told otherwise.
+        threads: likewise.
+        quick: what ``--quick`` makes small.
+    """
+    parser = ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--quick", action="store_true", help=f"{quick}: shows that it runs, measures nothing")
+    parser.add_argument("--output", type=Path, help="result file; a complete run has a place of its own")
+    return parser
+
+
+def parsed(
+    parser: ArgumentParser,
+    argv: Sequence[str],
+    *,
+    result: str,
+    complete: Callable[[Namespace], bool],
+    numbers: Sequence[str] = ("rounds", "threads"),
+) -> Namespace:
+    """Read a command line; a complete run gets the file of the committed result as its output.
+
+    Args:
+        parser: as :func:`parser_of` makes it, with the benchmark's own arguments.
+        argv: the command line without the program's name.
+        result: name of the committed result.
+        complete: whether a run that is not quick is all of the benchmark.
+        numbers: arguments that must be at least 1; others end the program with a message.
+    """
+    arguments = parser.parse_args(argv)
+    for name in numbers:
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} must be >= 1, got {getattr(arguments, name)}")
+    if arguments.output is None and not arguments.quick and complete(arguments):
+        arguments.output = Path(__file__).parent / "results" / result
+    return arguments
+
+
+def run_benchmark(
+    arguments: Namespace,
+    run: Callable[[Namespace], dict[str, Any]],
+    text: Callable[[dict[str, Any]], str] | None = None,
+) -> int:
+    """Run a benchmark with its number of threads, show its result and write it if it has a file.
 
     Args:
         arguments: the command line, with ``threads`` and ``output``.
         run: the benchmark.
+        text: of its result, for those that print nothing themselves.
+
+    Returns:
+        The exit status.
     """
     pin_threads(arguments.threads)
     result = run(arguments)
+    if text is not None:
+        print(text(result))
     if arguments.output is not None:
         write_result(arguments.output, result)
         print(f"written to {arguments.output}")
-    return result
+    return 0

@@ -15,11 +15,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from _harness import hardware, interleave, pin_threads, write_result
+from _harness import hardware, interleave, parsed, parser_of, run_benchmark
 
 _PACKAGES = ("lightning-privacy", "torch", "torchvision", "kornia")
 _SHAPES = {"28x28": (1, 28), "32x32": (3, 32), "96x96": (3, 96)}
@@ -39,19 +38,15 @@ _DESCRIPTIONS = {
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=_ROUNDS)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = parser_of(__doc__, rounds=_ROUNDS, threads=1, quick="a few images")
     parser.add_argument("--shape", choices=sorted(_SHAPES), action="append", help="may be given several times")
-    parser.add_argument("--quick", action="store_true", help="a few images: shows that it runs, measures nothing")
-    parser.add_argument("--output", type=Path, help="result file; a complete run has a place of its own")
-    arguments = parser.parse_args(argv)
-    if arguments.rounds < 1 or arguments.threads < 1:
-        parser.error(f"--rounds and --threads must be >= 1, got {arguments.rounds} and {arguments.threads}")
-    complete = not arguments.quick and not arguments.shape and arguments.threads == 1 and arguments.rounds >= _ROUNDS
+    arguments = parsed(
+        parser,
+        argv,
+        result="augmentation.json",
+        complete=lambda given: not given.shape and given.threads == 1 and given.rounds >= _ROUNDS,
+    )
     arguments.shape = arguments.shape or list(_SHAPES)
-    if arguments.output is None and complete:
-        arguments.output = Path(__file__).parent / "results" / "augmentation.json"
     return arguments
 
 
@@ -212,21 +207,5 @@ def _format(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> int:
-    """Run the benchmark.
-
-    Args:
-        argv: the command line without the program's name.
-    """
-    arguments = _parse(argv)
-    pin_threads(arguments.threads)
-    result = _run(arguments)
-    print(_format(result))
-    if arguments.output is not None:
-        write_result(arguments.output, result)
-        print(f"written to {arguments.output}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_benchmark(_parse(sys.argv[1:]), _run, _format))

@@ -85,15 +85,5 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def main(argv: list[str]) -> int:
-    """Run the benchmark.
-
-    Args:
-        argv: the command line without the program's name.
-    """
-    run_benchmark(_parse(argv), _run)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_benchmark(_parse(sys.argv[1:]), _run))

@@ -13,10 +13,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from _harness import Timing, hardware, interleave, pin_threads, write_result
+from _harness import Timing, hardware, interleave, parsed, parser_of, run_benchmark
 
 _PACKAGES = ("lightning-privacy", "torch", "fairlearn", "scikit-learn", "numpy", "pandas")
 _ROWS, _GROUPS, _SAMPLES = 200_000, 5, 200
@@ -34,20 +33,15 @@ _DESCRIPTIONS = {
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__, rounds=_ROUNDS, threads=_THREADS, quick="few rows")
     parser.add_argument("--rows", type=int, default=_ROWS)
-    parser.add_argument("--rounds", type=int, default=_ROUNDS)
-    parser.add_argument("--threads", type=int, default=_THREADS)
-    parser.add_argument("--quick", action="store_true", help="few rows: shows that it runs, measures nothing")
-    parser.add_argument("--output", type=Path, help="result file; a complete run has a place of its own")
-    arguments = parser.parse_args(argv)
-    for name in ("rows", "rounds", "threads"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name} must be >= 1, got {getattr(arguments, name)}")
-    complete = not arguments.quick and arguments.rounds >= _ROUNDS
-    complete = complete and (arguments.rows, arguments.threads) == (_ROWS, _THREADS)
-    if arguments.output is None and complete:
-        arguments.output = Path(__file__).parent / "results" / "fairness.json"
+    arguments = parsed(
+        parser,
+        argv,
+        result="fairness.json",
+        complete=lambda given: given.rounds >= _ROUNDS and (given.rows, given.threads) == (_ROWS, _THREADS),
+        numbers=("rows", "rounds", "threads"),
+    )
     if arguments.quick:
         arguments.rows = _QUICK_ROWS
     return arguments
@@ -121,6 +115,7 @@ def _largest_error(data: dict[str, Any]) -> float:
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a thread that waits must not keep the other from working
     import torch
 
     torch.set_num_threads(arguments.threads)
@@ -189,22 +184,5 @@ def _format(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> int:
-    """Run the benchmark.
-
-    Args:
-        argv: the command line without the program's name.
-    """
-    arguments = _parse(argv)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a thread that waits must not keep the other from working
-    pin_threads(arguments.threads)
-    result = _run(arguments)
-    print(_format(result))
-    if arguments.output is not None:
-        write_result(arguments.output, result)
-        print(f"written to {arguments.output}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_benchmark(_parse(sys.argv[1:]), _run, _format))

@@ -14,34 +14,26 @@ import argparse
 import statistics
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
-from _harness import hardware, interleave, run_benchmark
+from _harness import hardware, interleave, parsed, parser_of, run_benchmark
 
-_RESULT = Path(__file__).parent / "results" / "fit.json"
 _PACKAGES = ("lightning-privacy", "torch", "pytorch-lightning", "dp-accounting", "cryptography")
 _NETWORKS = ("mlp", "mnist_cnn", "cifar_cnn")
 _ALLOWANCE = 0.1
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__, rounds=3, threads=2, quick="tiny sizes")
     parser.add_argument("--networks", nargs="+", choices=_NETWORKS, default=list(_NETWORKS))
-    parser.add_argument("--rounds", type=int, default=3, help="fits of each kind")
     parser.add_argument("--steps", type=int, default=40, help="steps of a fit whose time is taken")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
-    parser.add_argument("--output", type=Path, help="result file; a complete run has a place of its own")
-    arguments = parser.parse_args(argv)
-    if min(arguments.rounds, arguments.steps, arguments.threads) < 1:
-        parser.error(
-            f"--rounds, --steps and --threads must be >= 1, got {arguments.rounds}, {arguments.steps} and "
-            f"{arguments.threads}"
-        )
-    if arguments.output is None and not arguments.quick and set(arguments.networks) == set(_NETWORKS):
-        arguments.output = _RESULT
-    return arguments
+    return parsed(
+        parser,
+        argv,
+        result="fit.json",
+        complete=lambda given: set(given.networks) == set(_NETWORKS),
+        numbers=("rounds", "steps", "threads"),
+    )
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -105,15 +97,5 @@ def _row(bare: dict[str, Any], fits: dict[str, list[tuple[float, float]]]) -> di
     }
 
 
-def main(argv: list[str]) -> int:
-    """Run the benchmark.
-
-    Args:
-        argv: the command line without the program's name.
-    """
-    run_benchmark(_parse(argv), _run)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_benchmark(_parse(sys.argv[1:]), _run))

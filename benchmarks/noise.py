@@ -13,10 +13,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from _harness import hardware, interleave, run_benchmark
+from _harness import hardware, interleave, parsed, parser_of, run_benchmark
 
 _PACKAGES = ("lightning-privacy", "torch", "opacus", "numpy", "cryptography")
 _COUNT = 1_863_690  # the parameters of the 784-1024-1024-10 perceptron of dp_step.py
@@ -35,18 +34,13 @@ _DESCRIPTIONS = {
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=_ROUNDS)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="a small tensor: shows that it runs, measures nothing")
-    parser.add_argument("--output", type=Path, help="result file; a complete run has a place of its own")
-    arguments = parser.parse_args(argv)
-    if arguments.rounds < 1 or arguments.threads < 1:
-        parser.error(f"--rounds and --threads must be >= 1, got {arguments.rounds} and {arguments.threads}")
-    complete = not arguments.quick and arguments.threads == 1 and arguments.rounds >= _ROUNDS
-    if arguments.output is None and complete:
-        arguments.output = Path(__file__).parent / "results" / "noise.json"
-    return arguments
+    parser = parser_of(__doc__, rounds=_ROUNDS, threads=1, quick="a small tensor")
+    return parsed(
+        parser,
+        argv,
+        result="noise.json",
+        complete=lambda given: given.threads == 1 and given.rounds >= _ROUNDS,
+    )
 
 
 def _contenders(count: int) -> dict[str, Callable[[], object]]:
@@ -119,15 +113,5 @@ def _format(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> int:
-    """Run the benchmark.
-
-    Args:
-        argv: the command line without the program's name.
-    """
-    print(_format(run_benchmark(_parse(argv), _run)))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_benchmark(_parse(sys.argv[1:]), _run, _format))

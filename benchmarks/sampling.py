@@ -22,10 +22,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from _harness import hardware, interleave, pin_threads, write_result
+from _harness import hardware, interleave, parsed, parser_of, run_benchmark
 
 _PACKAGES = ("lightning-privacy", "torch", "numpy", "scikit-learn")
 _OTHERS = ("imbalanced-learn", "pytorch-metric-learning")
@@ -79,19 +78,13 @@ def _read(sampler: Any) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__, rounds=_ROUNDS, threads=1, quick="few examples")
     parser.add_argument("--cases", nargs="+", choices=list(_CASES), default=list(_CASES))
-    parser.add_argument("--rounds", type=int, default=_ROUNDS)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="few examples: shows that it runs, measures nothing")
-    parser.add_argument("--output", type=Path, help="result file; a complete run has a place of its own")
-    arguments = parser.parse_args(argv)
-    if arguments.rounds < 1 or arguments.threads < 1:
-        parser.error(f"--rounds and --threads must be >= 1, got {arguments.rounds} and {arguments.threads}")
-    whole = arguments.cases == list(_CASES) and arguments.threads == 1 and arguments.rounds >= _ROUNDS
-    if arguments.output is None and whole and not arguments.quick:
-        arguments.output = Path(__file__).parent / "results" / "sampling.json"
-    return arguments
+
+    def complete(given: argparse.Namespace) -> bool:
+        return given.cases == list(_CASES) and given.threads == 1 and given.rounds >= _ROUNDS
+
+    return parsed(parser, argv, result="sampling.json", complete=complete)
 
 
 def _labels(examples: int) -> Any:
@@ -277,21 +270,5 @@ def _format(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> int:
-    """Run the benchmark.
-
-    Args:
-        argv: the command line without the program's name.
-    """
-    arguments = _parse(argv)
-    pin_threads(arguments.threads)
-    result = _run(arguments)
-    print(_format(result))
-    if arguments.output is not None:
-        write_result(arguments.output, result)
-        print(f"written to {arguments.output}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_benchmark(_parse(sys.argv[1:]), _run, _format))
