@@ -127,6 +127,12 @@ class RandomizedResponseRelease(Release):
         decay = math.exp(-self.epsilon)
         return self.num_classes * decay / (1.0 + (self.num_classes - 1) * decay)
 
+    @property
+    def truth_gain(self) -> float:
+        """Probability of the true class less that of any other: (e^epsilon - 1) / (e^epsilon + k - 1)."""
+        # Not 1 - noise_parameter, which loses its digits where epsilon is small.
+        return -math.expm1(-self.epsilon) / (1.0 + (self.num_classes - 1) * math.exp(-self.epsilon))
+
     @override
     def event(self) -> dp_accounting.DpEvent:
         return dp_accounting.dp_event.RandomizedResponseDpEvent(self.noise_parameter, self.num_classes)

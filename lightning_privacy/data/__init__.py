@@ -15,6 +15,7 @@ from lightning_privacy.data.features import ScatteringFeatures, compute_features
 from lightning_privacy.data.in_memory import InMemoryDataModule, InMemoryDataset, Splits
 from lightning_privacy.data.mnist import FashionMNISTDataModule, MNISTDataModule
 from lightning_privacy.data.persona import Damage, PersonaBatch, PersonaDataModule, PersonaDataset
+from lightning_privacy.data.private_labels import PrivateLabels
 from lightning_privacy.data.scattering import Scattering2d
 from lightning_privacy.data.shakespeare import ShakespeareDataModule, SpeakerDataset
 
@@ -29,6 +30,7 @@ __all__ = [
     "InMemoryDataModule",
     "InMemoryDataset",
     "MNISTDataModule",
+    "PrivateLabels",
     "PersonaBatch",
     "PersonaDataModule",
     "PersonaDataset",

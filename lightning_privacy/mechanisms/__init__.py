@@ -8,6 +8,7 @@ Example:
 
 from __future__ import annotations
 
+from lightning_privacy.mechanisms.forward_correction import ForwardCorrection
 from lightning_privacy.mechanisms.frequencies import FrequencyEstimate, estimate_frequencies
 from lightning_privacy.mechanisms.gaussian_calibration import gaussian_delta, gaussian_noise_multiplier
 from lightning_privacy.mechanisms.gaussian_mechanism import gaussian
@@ -23,6 +24,7 @@ from lightning_privacy.mechanisms.sparse_vector import AboveThreshold, above_thr
 
 __all__ = [
     "AboveThreshold",
+    "ForwardCorrection",
     "FrequencyEstimate",
     "NoiseSource",
     "SeededNoiseWarning",

@@ -17,7 +17,6 @@ Example:
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,10 +61,7 @@ def estimate_frequencies(labels: Any, *, num_classes: int, epsilon: float) -> Fr
     answers = class_labels(labels, release.num_classes)
     if len(answers) == 0:
         raise ConfigurationError("labels must not be empty: there is nothing to estimate frequencies from")
-    wrong = release.noise_parameter / release.num_classes
-    # 1 - noise_parameter, without the loss of digits where epsilon is small.
-    decay = math.exp(-release.epsilon)
-    gain = -math.expm1(-release.epsilon) / (1.0 + (release.num_classes - 1) * decay)
+    wrong, gain = release.noise_parameter / release.num_classes, release.truth_gain
     right = wrong + gain
     shares = np.bincount(answers, minlength=release.num_classes) / len(answers)
     frequencies = (shares - wrong) / gain

@@ -40,6 +40,7 @@ def randomized_response(
     epsilon: float,
     ledger: PrivacyLedger | None = None,
     noise: NoiseSource | None = None,
+    purpose: str = "labels",
 ) -> Any:
     """Return labels of which each is true only with a probability that epsilon decides.
 
@@ -54,6 +55,7 @@ def randomized_response(
         ledger: charged before anything is drawn.
         noise: None for the operating system's randomness; a seeded source makes the result reproducible and NOT
             PRIVATE.
+        purpose: what the ledger's history says they are for.
 
     Returns:
         The noisy labels: a tensor on the same device and of the same type for a tensor, else an array of int64, or of
@@ -66,7 +68,7 @@ def randomized_response(
     release = RandomizedResponseRelease(epsilon, num_classes)
     single = isinstance(labels, bool | np.bool_ | int | np.integer)
     true = class_labels([labels] if single else labels, release.num_classes)
-    charge(ledger, release, noise, label="labels")
+    charge(ledger, release, noise, label=purpose)
     randomness = ExactRandomness(noise)
     # A word below the threshold has the label drawn anew; a little above it is a little more noise than was charged.
     threshold = min(2**64 - 1, math.ceil(Fraction(release.noise_parameter) * 2**64))

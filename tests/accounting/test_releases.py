@@ -71,11 +71,13 @@ def test_randomised_response_is_of_its_epsilon(epsilon: float, classes: int) -> 
     noise = RandomizedResponseRelease(epsilon, classes).event().noise_parameter
     right, wrong = 1 - noise + noise / classes, noise / classes
     assert math.log(right / wrong) == pytest.approx(epsilon, rel=1e-12)
+    assert RandomizedResponseRelease(epsilon, classes).truth_gain == pytest.approx(right - wrong, rel=1e-12)
 
 
 def test_randomised_response_of_a_huge_epsilon_does_not_overflow() -> None:
     assert 0 < RandomizedResponseRelease(700.0, 2).noise_parameter < 1e-300
     assert not RandomizedResponseRelease(1e4, 2).private
+    assert RandomizedResponseRelease(1e-12, 4).truth_gain == pytest.approx(1e-12 / 4, rel=1e-11)
 
 
 def test_equal_numbers_of_other_types_are_one_release() -> None:
