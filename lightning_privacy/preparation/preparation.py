@@ -118,7 +118,7 @@ class Preparation:
         """
         rows = positive_int(rows=rows)
         for step in self._steps:
-            if step.private == "compares":
+            if step.private == "compares" or step.whole:
                 raise ConfigurationError(
                     f"step {step.name!r} compares rows, so that batches by themselves would not do: use fit_apply"
                 )

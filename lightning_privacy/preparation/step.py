@@ -124,11 +124,13 @@ class Step(ABC):
         name: short and lower case; shown in reports and errors.
         private: how the step stands to privacy; an attribute of the instance where it depends on the settings.
         learns: whether rows can only be transformed after :meth:`fit`.
+        whole: whether it must see all rows at once, those of one person say, and no batches of them.
     """
 
     name: ClassVar[str] = ""
     private: Standing = "rowwise"
     learns: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
 
     def __init__(self, *, caveat: bool = False) -> None:
         if not isinstance(caveat, bool):
