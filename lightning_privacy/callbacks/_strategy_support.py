@@ -35,8 +35,8 @@ _REASONS = {
 _WAYS_OUT = {
     "FederatedStrategy": (
         "For privacy of whole clients leave the callback out and give FederatedStrategy(client_privacy=ClientPrivacy("
-        "...)); for privacy of single examples keep the callback, with Trainer(strategy='ddp'), or train each client "
-        "with DPOptimizer in a loop of its own"
+        "...)); for privacy of single examples inside each client give it example_privacy=ExamplePrivacy(...), or keep "
+        "the callback and train on all data together, with Trainer(strategy='ddp')"
     ),
 }
 

@@ -31,6 +31,7 @@ from lightning_privacy.federated.cohorts import (
     WeightedCohorts,
     cohort_sampler,
 )
+from lightning_privacy.federated.example_privacy import ExamplePrivacy
 from lightning_privacy.federated.failures import ClientOutcome, SimulatedClientError, SimulatedFailures
 from lightning_privacy.federated.keyed import client_randomness, derive_seed, generator, numpy_generator
 from lightning_privacy.federated.labels import column_of, labels_of
@@ -65,6 +66,7 @@ __all__ = [
     "DiLoCo",
     "DirichletPartition",
     "Ditto",
+    "ExamplePrivacy",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",

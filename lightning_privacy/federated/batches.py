@@ -18,7 +18,7 @@ Example:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
 from typing import Any
 
@@ -52,13 +52,22 @@ class BatchSource(ABC):
             return num_examples // self.batch_size
         return -(-num_examples // self.batch_size)
 
-    @abstractmethod
     def epoch(self, indices: NDArray[np.int64], generator: torch.Generator) -> Iterable[Any]:
         """Batches of one epoch in a random order.
 
         Args:
             indices: The examples.
             generator: Draws the order; nothing else is drawn from it.
+        """
+        order = torch.from_numpy(indices)[torch.randperm(len(indices), generator=generator)]
+        return self.batches(torch.split(order, self.batch_size)[: self.count(len(indices))])
+
+    @abstractmethod
+    def batches(self, chosen: Sequence[Tensor]) -> Iterable[Any]:
+        """Batches of examples that were chosen by somebody else.
+
+        Args:
+            chosen: The examples of each batch, at least one.
         """
 
 
@@ -88,6 +97,11 @@ class GatheredBatches(BatchSource):
         batches = zip(*[torch.split(tensor, self.batch_size)[:count] for tensor in gathered], strict=True)
         return [list(batch) for batch in batches]
 
+    @override
+    def batches(self, chosen: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        for indices in chosen:
+            yield [tensor.index_select(0, indices.to(tensor.device)) for tensor in self._tensors]
+
 
 class LoadedBatches(BatchSource):
     """Batches as the user's loader makes them: its data set, collate function, workers and pinned memory.
@@ -101,12 +115,9 @@ class LoadedBatches(BatchSource):
         self._loader = loader
 
     @override
-    def epoch(self, indices: NDArray[np.int64], generator: torch.Generator) -> Iterator[Any]:
+    def batches(self, chosen: Sequence[Tensor]) -> Iterator[Any]:
         loader: Any = self._loader
-        order = torch.from_numpy(indices)[torch.randperm(len(indices), generator=generator)].tolist()
-        batches = [
-            order[batch * self.batch_size : (batch + 1) * self.batch_size] for batch in range(self.count(len(indices)))
-        ]
+        batches = [indices.tolist() for indices in chosen]
         if loader.num_workers == 0 and not loader.pin_memory:
             # What a DataLoader does, without setting one up for every client.
             fetch = getattr(loader.dataset, "__getitems__", None) or partial(_one_by_one, loader.dataset)

@@ -89,6 +89,12 @@ class LocalLoop:
             return self.steps * min(self.accumulate, batches_per_epoch)
         return (self.epochs or 1) * batches_per_epoch
 
+    def num_steps(self, batches_per_epoch: int) -> int:
+        """Optimizer steps a client takes in a round, given the batches of its epoch."""
+        if self.steps is not None:
+            return self.steps
+        return (self.epochs or 1) * -(-batches_per_epoch // self.accumulate)
+
     def run(
         self, local: LocalTraining, epoch_of: Callable[[int], Iterable[Any]], algorithm: Algorithm
     ) -> Tensor | None:

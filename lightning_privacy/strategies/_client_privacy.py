@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning_privacy._lightning import Trainer, rank_zero_info, rank_zero_warn
@@ -22,7 +23,13 @@ __all__ = [
     "warn_of_monitors",
 ]
 
-_FREE = ("federated/epsilon", "federated/max_delta_norm", "federated/bytes", "federated/seconds")
+_FREE = (
+    "federated/epsilon",
+    "federated/example_epsilon",
+    "federated/max_delta_norm",
+    "federated/bytes",
+    "federated/seconds",
+)
 
 _FIGURES = (
     "Figures of clients that are logged while training are computed on their data without noise: the train loss, "
@@ -81,11 +88,11 @@ def keep_journal(privacy: ClientPrivacy, trainer: Trainer) -> None:
     privacy.keep_journal(path, write=trainer.is_global_zero)
 
 
-def warn_of_monitors(privacy: ClientPrivacy, trainer: Trainer, told: set[str]) -> None:
+def warn_of_monitors(add_caveat: Callable[[str], None], trainer: Trainer, told: set[str]) -> None:
     """Warn of what acts on figures of clients without noise, once each, and note it in the ledger.
 
     Args:
-        privacy: The user's.
+        add_caveat: Notes a sentence.
         trainer: After the first figures were logged.
         told: Names that were told of; grows.
     """
@@ -101,7 +108,7 @@ def warn_of_monitors(privacy: ClientPrivacy, trainer: Trainer, told: set[str]) -
             f"{' and '.join(watchers)} acted on '{metric.name}', a figure of the clients without noise: what that "
             "decided is a release that epsilon does not cover."
         )
-        privacy.ledger.add_caveat(caveat)
+        add_caveat(caveat)
         rank_zero_warn(
             f"{caveat} Monitor a metric of a validation set of other people, or decide by a number of rounds.",
             stacklevel=2,

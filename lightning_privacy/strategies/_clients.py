@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 from lightning_privacy.errors import UnsupportedError
@@ -26,6 +28,8 @@ class Clients(ABC):
 
     #: How many there are.
     count: int
+    #: The user's loader, of this process.
+    loader: Any
 
     @abstractmethod
     def num_examples(self, client: int) -> int:
@@ -38,6 +42,24 @@ class Clients(ABC):
     @abstractmethod
     def epoch(self, client: int, *, seed: int, round_number: int, epoch: int) -> Iterable[Any]:
         """Batches of one local epoch, in an order that is a function of the arguments."""
+
+    @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Examples of a batch.
+
+        Raises:
+            UnsupportedError: The loader's examples can't be drawn one by one.
+        """
+
+    @abstractmethod
+    def batches(self, client: int, chosen: Sequence[Tensor]) -> Iterable[Any]:
+        """Batches of examples of a client that somebody else has drawn.
+
+        Args:
+            client: The client.
+            chosen: Positions in its data, of each batch.
+        """
 
     @abstractmethod
     def assign(self, cohort: list[int], processes: int) -> list[list[int]]:
@@ -62,6 +84,7 @@ class SharedOutClients(Clients):
     """
 
     def __init__(self, loader: Any, partition: Partition, seed: int) -> None:
+        self.loader = loader
         self._source = batch_source(loader)
         _check_sampler(loader)
         dataset = loader.dataset
@@ -79,6 +102,14 @@ class SharedOutClients(Clients):
 
     def epoch(self, client: int, *, seed: int, round_number: int, epoch: int) -> Iterable[Any]:
         return self._source.epoch(self._parts[client], generator(seed, "order", round_number, client, epoch))
+
+    @property
+    def batch_size(self) -> int:
+        return self._source.batch_size
+
+    def batches(self, client: int, chosen: Sequence[Tensor]) -> Iterable[Any]:
+        part = torch.from_numpy(self._parts[client])
+        return self._source.batches([part[positions] for positions in chosen])
 
     def assign(self, cohort: list[int], processes: int) -> list[list[int]]:
         positions = assign([self.batches_per_epoch(client) for client in cohort], processes)
@@ -101,7 +132,7 @@ class SiloClients(Clients):
     """
 
     def __init__(self, loader: Any, rank: int, sizes: list[tuple[int, int]]) -> None:
-        self._loader = loader
+        self.loader = loader
         self._rank = rank
         self._sizes = sizes
         self.count = len(sizes)
@@ -131,11 +162,22 @@ class SiloClients(Clients):
     def epoch(self, client: int, *, seed: int, round_number: int, epoch: int) -> Iterable[Any]:
         if client != self._rank:
             raise UnsupportedError(f"client {client} holds its data on another process")
-        set_epoch = getattr(getattr(self._loader, "sampler", None), "set_epoch", None)
+        set_epoch = getattr(getattr(self.loader, "sampler", None), "set_epoch", None)
         if set_epoch is not None:
             set_epoch(round_number)
-        batches: Iterable[Any] = self._loader
+        batches: Iterable[Any] = self.loader
         return batches
+
+    @property
+    def batch_size(self) -> int:
+        source = batch_source(self.loader)
+        _check_sampler(self.loader)
+        return source.batch_size
+
+    def batches(self, client: int, chosen: Sequence[Tensor]) -> Iterable[Any]:
+        if client != self._rank:
+            raise UnsupportedError(f"client {client} holds its data on another process")
+        return batch_source(self.loader).batches(chosen)
 
     def assign(self, cohort: list[int], processes: int) -> list[list[int]]:
         return [[rank] if rank in cohort else [] for rank in range(processes)]

@@ -20,10 +20,10 @@ from lightning_privacy.federated.flower_records import tensors_of
 from lightning_privacy.federated.tally import CohortSum, Tally
 from lightning_privacy.federated.update import ClientUpdate
 from lightning_privacy.strategies._federated_checks import check_module
-from lightning_privacy.strategies._federation import ClientReport, RoundResult
 from lightning_privacy.strategies._flower_client import ClientReply, Task
 from lightning_privacy.strategies._flower_settings import FlowerSettings
 from lightning_privacy.strategies._round_report import round_entry
+from lightning_privacy.strategies._round_result import ClientReport, RoundResult
 
 __all__ = ["FlowerServer"]
 

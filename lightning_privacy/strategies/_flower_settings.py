@@ -11,7 +11,7 @@ from lightning_privacy.federated.flat import FlatModel
 from lightning_privacy.federated.secure_sum import SecureSum
 from lightning_privacy.federated.server import ServerOptimizer
 from lightning_privacy.federated.transforms import DeltaTransform
-from lightning_privacy.strategies._federation import Plan
+from lightning_privacy.strategies._plan import Plan
 from lightning_privacy.strategies.federated import FederatedStrategy
 
 __all__ = ["FlowerSettings", "check_algorithm"]
@@ -78,11 +78,16 @@ class FlowerSettings:
                 f"personal={list(strategy._personal)} is not supported in a Flower app: every parameter is sent; "
                 "remove it"
             )
+        if plan.example_privacy is not None:
+            raise UnsupportedError(
+                "example_privacy is not supported in a Flower app: its clients have no ledgers of their own; leave it "
+                "out, or use client_privacy"
+            )
         if plan.failures is not None:
             raise UnsupportedError("failures= simulates what happens in a real federation by itself; remove it")
         if plan.privacy is not None:
             plan.privacy.check(plan.aggregator)
-        return cls(plan, strategy._server, strategy._local_epochs, strategy._local_steps, strategy.rounds_per_epoch)
+        return cls(plan, strategy._server, strategy._work.epochs, strategy._work.steps, strategy.rounds_per_epoch)
 
     @property
     def fingerprint(self) -> str:

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_privacy.strategies._federation import RoundResult
+from lightning_privacy.strategies._round_result import RoundResult
 
 __all__ = ["round_entry", "round_figures", "spread"]
 

@@ -40,13 +40,15 @@ from lightning_privacy.federated.aggregation import Aggregator, WeightedMean
 from lightning_privacy.federated.algorithms import Algorithm
 from lightning_privacy.federated.client_privacy import ClientPrivacy
 from lightning_privacy.federated.cohorts import AllClients, CohortSampler, cohort_sampler
+from lightning_privacy.federated.example_privacy import ExamplePrivacy
 from lightning_privacy.federated.failures import SimulatedFailures
 from lightning_privacy.federated.flat import FlatModel
-from lightning_privacy.federated.local import LocalLoop, check_local_work
+from lightning_privacy.federated.local import check_local_work
 from lightning_privacy.federated.partitions import Partition
 from lightning_privacy.federated.secure_sum import SecureSum
 from lightning_privacy.federated.server import FedAvg, ServerOptimizer
 from lightning_privacy.federated.transforms import DeltaTransform
+from lightning_privacy.strategies._assembly import LocalWork, assemble
 from lightning_privacy.strategies._client_privacy import (
     keep_journal,
     note_stores,
@@ -55,18 +57,25 @@ from lightning_privacy.strategies._client_privacy import (
     tell_guarantee,
     warn_of_monitors,
 )
-from lightning_privacy.strategies._client_step import ClientStep, gradient_clip
 from lightning_privacy.strategies._clients import Clients, SharedOutClients, SiloClients
+from lightning_privacy.strategies._example_privacy import (
+    keep_example_journal,
+    stop_when_all_spent,
+    tell_example_guarantee,
+)
 from lightning_privacy.strategies._federated_checks import check_fit, check_optimizers
-from lightning_privacy.strategies._federation import Federation, Plan, RoundResult
+from lightning_privacy.strategies._federation import Federation
+from lightning_privacy.strategies._local_settings import LocalSettings
+from lightning_privacy.strategies._plan import Plan
 from lightning_privacy.strategies._round_report import round_entry
+from lightning_privacy.strategies._round_result import RoundResult
 from lightning_privacy.strategies._rounds import Round, RoundLoader
 from lightning_privacy.strategies._server_precision import ServerPrecision
 
 __all__ = ["FederatedStrategy"]
 
 _STATE_KEY = "lightning_privacy_federated"
-_DEFAULT_LOG_INTERVAL = 50
+_AT_ONCE = 32
 _SECRET_BITS = 127
 
 
@@ -98,6 +107,11 @@ class FederatedStrategy(DDPStrategy):
         secure_sum: Sum what clients send by masks that cancel out, so that their sum is all that can be seen of it; who
             drops out in a round is made up for. Each process has a sum of its own over the clients it trains, and
             these sums are added plainly. Losses and seconds of clients are reported beside it.
+        example_privacy: Differential privacy of the examples inside each client, whose local steps are DP-SGD with a
+            ledger for each client.
+        vectorize: Train several clients at once, by ``torch.vmap`` over stacked parameters; a number says how many at
+            the most, True 32. For many small clients and small models, on a GPU above all. The batches of one step
+            must be of few sizes: those of unlike size go through the module one after the other.
         deterministic: Add up in fixed point: the same bits for any number of processes.
         seed: Of partition, cohorts, order of batches and everything random inside a client; 0 when None. With client
             privacy, cohorts are drawn in secret unless a seed is given, and then it must be as secret as the data.
@@ -133,6 +147,8 @@ class FederatedStrategy(DDPStrategy):
         min_clients: int = 1,
         client_privacy: ClientPrivacy | None = None,
         secure_sum: SecureSum | None = None,
+        example_privacy: ExamplePrivacy | None = None,
+        vectorize: bool | int = False,
         deterministic: bool = False,
         seed: int | None = None,
         **kwargs: Any,
@@ -142,9 +158,8 @@ class FederatedStrategy(DDPStrategy):
             raise ConfigurationError(f"partition must be a Partition or None, got {partition!r}")
         self.rounds_per_epoch = positive_int(rounds_per_epoch=rounds_per_epoch)
         self._partition = partition
-        self._local_epochs = 1 if local_epochs is None and local_steps is None else local_epochs
-        self._local_steps = local_steps
-        check_local_work(self._local_epochs, local_steps)
+        self._work = LocalWork(1 if local_epochs is None and local_steps is None else local_epochs, local_steps)
+        check_local_work(self._work.epochs, local_steps)
         everyone = cohort_size is None and client_sampling == "uniform"
         self._server = FedAvg() if server_optimizer is None else server_optimizer
         self._personal = (personal,) if isinstance(personal, str) else tuple(personal)
@@ -160,9 +175,9 @@ class FederatedStrategy(DDPStrategy):
             persistent_optimizer=persistent_optimizer,
             privacy=client_privacy,
             secure_sum=secure_sum,
+            example_privacy=example_privacy,
+            vectorize=_at_once(vectorize),
         )
-        if secure_sum is not None:
-            secure_sum.check(self._plan.aggregator)
         self._secret_cohorts = client_privacy is not None and seed is None
         self._undo = ExitStack()
         self._federation: Federation | None = None
@@ -171,19 +186,24 @@ class FederatedStrategy(DDPStrategy):
         self._restored: Mapping[str, Any] | None = None
         self._result: RoundResult | None = None
         self._training_client = False
-        self._journal_kept = False
+        self._journals_kept = False
         self._told: set[str] = set()
-        self._local_options: dict[str, Any] = {}
+        self._settings: LocalSettings | None = None
         self.history: list[dict[str, Any]] = []
 
     def client_memory(self) -> dict[int, dict[str, Tensor]]:
         """What clients keep from round to round, by client and name: personal models, control variates."""
-        return {} if self._federation is None else self._federation.memory
+        return {} if self._federation is None else self._federation.stores.memory
 
     @property
     def client_privacy(self) -> ClientPrivacy | None:
         """The differential privacy of whole clients, with its ledger; None without."""
         return self._plan.privacy
+
+    @property
+    def example_privacy(self) -> ExamplePrivacy | None:
+        """The differential privacy of examples inside clients, with a ledger for each; None without."""
+        return self._plan.example_privacy
 
     @property
     def _alone(self) -> bool:
@@ -208,36 +228,13 @@ class FederatedStrategy(DDPStrategy):
         module = self._module()
         if trainer.state.fn == "fit":
             check_fit(trainer, module)
-            self._borrow_settings(trainer)
+            settings = self._settings = LocalSettings.borrow(trainer)
+            self._undo.callback(settings.give_back, trainer)
             self._undo.callback(replace_train_loader(trainer, self._rounds_over))
             pass_untouched(module, Round)
             self._undo.callback(stop_passing, module)
         # Past DDPStrategy.setup, which would wrap the module.
         Strategy.setup(self, trainer)
-
-    def _borrow_settings(self, trainer: Any) -> None:
-        """Settings of the trainer that are about a client's steps; for rounds they would mean something else."""
-        scheduler = next((c for c in trainer.callbacks if type(c).__name__ == "GradientAccumulationScheduler"), None)
-        if scheduler is not None:
-            raise ConfigurationError(
-                "GradientAccumulationScheduler changes how many rounds a server step would take: set "
-                "Trainer(accumulate_grad_batches=...), which is for the steps of a client"
-            )
-        kept = {
-            name: getattr(trainer, name)
-            for name in ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "log_every_n_steps")
-        }
-        self._local_options = kept
-        trainer.accumulate_grad_batches = 1
-        trainer.gradient_clip_val = None
-        if trainer.log_every_n_steps == _DEFAULT_LOG_INTERVAL:
-            trainer.log_every_n_steps = 1
-
-        def give_back() -> None:
-            for name, value in kept.items():
-                setattr(trainer, name, value)
-
-        self._undo.callback(give_back)
 
     def _module(self) -> LightningModule:
         module = self.lightning_module
@@ -265,10 +262,14 @@ class FederatedStrategy(DDPStrategy):
         if scheduler is not None:
             self.lr_scheduler_configs.append(LRSchedulerConfig(scheduler, name="server", interval="step"))
 
-    def _keep_journal(self, trainer: Trainer) -> None:
+    def _keep_journals(self, trainer: Trainer) -> None:
+        if self._journals_kept:
+            return
         if self._plan.privacy is not None:
             keep_journal(self._plan.privacy, trainer)
-            self._journal_kept = True
+        if self._plan.example_privacy is not None:
+            keep_example_journal(self._plan.example_privacy, trainer)
+        self._journals_kept = True
 
     def _flat_model(self) -> FlatModel:
         return FlatModel(self._module(), personal=self._personal, statistics_only=self._plan.privacy is not None)
@@ -295,44 +296,33 @@ class FederatedStrategy(DDPStrategy):
         federation = self._federation
         if federation is not None and federation.model.fits(module):
             return federation
-        if self._clients is None or self._client_optimizer is None:
+        if self._clients is None or self._client_optimizer is None or self._settings is None:
             raise ConfigurationError("the strategy has no clients yet: it is used through Trainer.fit")
-        trainer = module.trainer
+        trainer, plan = module.trainer, self._plan
         state: Mapping[str, Any] | None = None if federation is None else federation.state_dict()
-        options = self._local_options
-        scaler = getattr(self.precision_plugin, "scaler", None)
-        initial = None if scaler is None else scaler.state_dict()
-        loop = LocalLoop(
-            ClientStep(trainer, module),
-            epochs=self._local_epochs,
-            steps=self._local_steps,
-            accumulate=options["accumulate_grad_batches"],
-            clip=gradient_clip(module, options["gradient_clip_val"], options["gradient_clip_algorithm"]),
-            scaler=scaler,
-        )
-        self._federation = Federation(
-            self._plan,
-            self._flat_model(),
-            self._client_optimizer,
-            loop,
-            self._clients,
-            processes_of(trainer),
-            self._draw_cohort_seed(trainer),
-            None if scaler is None or initial is None else lambda: scaler.load_state_dict(initial),
+        self._federation = assemble(
+            plan,
+            trainer,
+            module,
+            model=self._flat_model(),
+            optimizer=self._client_optimizer,
+            clients=self._clients,
+            work=self._work,
+            settings=self._settings,
+            cohort_seed=self._draw_cohort_seed(trainer),
         )
         if state is None and self._restored is not None:
             state, self._restored = self._restored, None
-        if self._plan.privacy is not None:
-            prepare_privacy(
-                self._plan.privacy, trainer, self._clients.count, self._plan.cohorts, secret=self._secret_cohorts
-            )
+        if plan.privacy is not None:
+            prepare_privacy(plan.privacy, trainer, self._clients.count, plan.cohorts, secret=self._secret_cohorts)
         if state is not None:
             self._federation.load_state_dict(state)
-        if self._plan.privacy is not None:
-            if state is not None or trainer.checkpoint_callbacks:
-                self._keep_journal(trainer)
-            if self._personal or self._plan.persistent_optimizer or self._plan.transforms or self._plan.keeps_memory:
-                note_stores(self._plan.privacy)
+        if plan.private and (state is not None or trainer.checkpoint_callbacks):
+            self._keep_journals(trainer)
+        if plan.privacy is not None and (
+            self._personal or plan.persistent_optimizer or plan.transforms or plan.keeps_memory
+        ):
+            note_stores(plan.privacy)
         return self._federation
 
     @override
@@ -352,11 +342,16 @@ class FederatedStrategy(DDPStrategy):
         finally:
             self._training_client = False
         batch.cohort = self._result.cohort
-        if self._plan.privacy is not None:
-            stop_when_spent(self._plan.privacy, trainer)
+        privacy, example_privacy = self._plan.privacy, self._plan.example_privacy
+        if privacy is not None:
+            stop_when_spent(privacy, trainer)
+        if example_privacy is not None:
+            stop_when_all_spent(example_privacy, trainer)
         self._report(module, batch.number, self._result)
-        if self._plan.privacy is not None:
-            warn_of_monitors(self._plan.privacy, trainer, self._told)
+        if privacy is not None:
+            warn_of_monitors(privacy.ledger.add_caveat, trainer, self._told)
+        elif example_privacy is not None:
+            warn_of_monitors(example_privacy.add_caveat, trainer, self._told)
         self._align_logs(trainer)  # after this process has logged: the first log of an epoch forgets the last one's
         return torch.tensor(self._result.loss, device=self.root_device)
 
@@ -404,8 +399,7 @@ class FederatedStrategy(DDPStrategy):
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         if self._federation is not None:
-            if self._plan.privacy is not None and not self._journal_kept:
-                self._keep_journal(self._module().trainer)
+            self._keep_journals(self._module().trainer)
             checkpoint[_STATE_KEY] = self._federation.state_dict()
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
@@ -426,6 +420,14 @@ class FederatedStrategy(DDPStrategy):
     def teardown(self) -> None:
         if self._plan.privacy is not None and self._result is not None:
             tell_guarantee(self._plan.privacy)
+        if self._plan.example_privacy is not None and self._result is not None:
+            tell_example_guarantee(self._plan.example_privacy)
         self._undo.close()
         self._result = None
         super().teardown()
+
+
+def _at_once(vectorize: bool | int) -> int:
+    if isinstance(vectorize, bool):
+        return _AT_ONCE if vectorize else 1
+    return positive_int(vectorize=vectorize)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -89,6 +89,10 @@ class Algorithm:
 
     #: Whether ``metrics["initial_loss"]``, the loss of the global model on a client's data, is needed: one more pass.
     needs_initial_loss: bool = False
+    #: How often the local loop is run for a client in a round.
+    trainings: ClassVar[int] = 1
+    #: Whether the clients of a round may train at once; not where one is trained again after it was trained.
+    vectorizes: ClassVar[bool] = True
 
     def begin(self, model: FlatModel, num_clients: int) -> None:
         """Called once before the first round of a fit, with the model on its device."""

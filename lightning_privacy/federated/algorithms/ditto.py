@@ -8,7 +8,7 @@ Example:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from typing_extensions import override
@@ -38,6 +38,9 @@ class Ditto(Algorithm):
     Raises:
         ConfigurationError: It is negative.
     """
+
+    trainings: ClassVar[int] = 2
+    vectorizes: ClassVar[bool] = False
 
     strength: float
 
