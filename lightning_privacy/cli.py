@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import hydra
 from hydra.errors import HydraException, InstantiationException
@@ -46,6 +46,9 @@ from lightning_privacy.callbacks import DifferentialPrivacy, GroupFairness
 from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
 from lightning_privacy.strategies import FederatedStrategy
+
+if TYPE_CHECKING:
+    from lightning_privacy.serving.deployment import Deployment
 
 __all__ = ["main", "run"]
 
@@ -106,18 +109,24 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
         console.print("Training with differential privacy of whole clients")
     else:
         console.print("Training without differential privacy")
-    outcome = _train(config, trainer, datamodule, ckpt_path=config.ckpt_path)
-    guarantee = None
+    model, outcome = _train(config, trainer, datamodule, ckpt_path=config.ckpt_path)
+    guarantee, ledger = None, None
     if privacy is not None:
-        guarantee = Guarantee.of(privacy.ledger, privacy.cell_costs())
+        ledger = privacy.ledger
+        guarantee = Guarantee.of(ledger, privacy.cell_costs())
     elif of_clients is not None:
-        guarantee = Guarantee.of(of_clients.ledger)
+        ledger = of_clients.ledger
+        guarantee = Guarantee.of(ledger)
+    if config.deploy is not None and trainer.is_global_zero:
+        console.print("Exporting the model")
+        deployment: Deployment = instantiate(config.deploy)
+        deployment.deploy(model, datamodule, ledger=ledger, metrics=outcome.test)
     twin = None
     if privacy is not None and _wants_comparison(config, datamodule):
         console.print("Training the same network without privacy, for comparison")
         watching = _plain_trainer(config, callbacks=_onlookers(config))
-        twin = _train(config, watching, datamodule, ckpt_path=None)
-    summary = RunSummary(outcome, guarantee, twin)
+        _, twin = _train(config, watching, datamodule, ckpt_path=None)
+    summary = RunSummary(outcome, guarantee, twin, artefacts=_artefacts(config, datamodule))
     summary.write(folder)
     return summary
 
@@ -134,6 +143,17 @@ def _share_ledger(datamodule: LightningDataModule, ledger: PrivacyLedger) -> Non
     """
     if getattr(datamodule, "ledger", ledger) is None:
         datamodule.ledger = ledger  # type: ignore[attr-defined] # of those that have the attribute
+
+
+def _artefacts(config: DictConfig, datamodule: LightningDataModule) -> dict[str, str]:
+    """What a run left beside its folder's usual content, by what it is."""
+    found = {f"Encrypted {name}": str(path) for name, path in getattr(datamodule, "artefacts", {}).items()}
+    key = (OmegaConf.select(config, "security.key") or {}).get("path")
+    if key is not None:
+        found["Key of what is encrypted"] = str(key)
+    if config.deploy is not None:
+        found["Model to deploy"] = str(config.deploy.folder)
+    return found
 
 
 def _onlookers(config: DictConfig) -> list[Callback]:
@@ -153,7 +173,9 @@ def _plain_trainer(config: DictConfig, **settings: Any) -> Trainer:
     return trainer
 
 
-def _train(config: DictConfig, trainer: Trainer, datamodule: LightningDataModule, *, ckpt_path: str | None) -> Outcome:
+def _train(
+    config: DictConfig, trainer: Trainer, datamodule: LightningDataModule, *, ckpt_path: str | None
+) -> tuple[LightningModule, Outcome]:
     if config.seed is not None:
         seed_everything(config.seed, workers=True, verbose=False)
     model: LightningModule = instantiate(config.model)
@@ -175,7 +197,7 @@ def _train(config: DictConfig, trainer: Trainer, datamodule: LightningDataModule
     loader: Any = datamodule.train_dataloader()
     ordered: DataLoader[Any] = DataLoader(loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
     train = _plain_trainer(config).test(model, dataloaders=ordered, verbose=False)
-    return Outcome(trainer.global_step, seconds, train=_unprefixed(train), test=_unprefixed(test))
+    return model, Outcome(trainer.global_step, seconds, train=_unprefixed(train), test=_unprefixed(test))
 
 
 def _unprefixed(results: list[Mapping[str, float]]) -> dict[str, float]:
@@ -201,6 +223,8 @@ def _job(config: DictConfig) -> None:
     for note in summary.notes():
         console.print(f"* {note}", markup=False, soft_wrap=True)
     console.print(f"Config, metrics, checkpoints and summary: {folder}", soft_wrap=True)
+    for what, path in summary.artefacts.items():
+        console.print(f"{what}: {path}", markup=False, soft_wrap=True)
 
 
 def _explain(error: BaseException, folder: Path | None = None) -> str:
@@ -268,8 +292,13 @@ def _show_warning(
 def main() -> NoReturn:
     """Run the command; its exit status is 0, or 1 after an error whose message is on the error stream.
 
-    With the environment variable ``HYDRA_FULL_ERROR=1`` errors show their full trace.
+    ``lightning-privacy serve FOLDER`` answers requests with an exported model; all else is Hydra's. With the
+    environment variable ``HYDRA_FULL_ERROR=1`` errors show their full trace.
     """
+    if sys.argv[1:2] == ["serve"]:
+        from lightning_privacy.serving.command import serve_command  # what it needs is an extra
+
+        sys.exit(serve_command(sys.argv[2:]))
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", message=pattern)
     for category in (DeprecationWarning, FutureWarning):  # meant for those who write code

@@ -19,7 +19,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,13 @@ class RunSummary:
         outcome: Of the run itself.
         guarantee: What its ledger holds; ``None`` for a run without privacy.
         without_privacy: The same network trained without privacy, for comparison; ``None`` if it was not.
+        artefacts: Where the run left what is not in its folder's usual places, by what it is.
     """
 
     outcome: Outcome
     guarantee: Guarantee | None = None
     without_privacy: Outcome | None = None
+    artefacts: Mapping[str, str] = field(default_factory=dict)
 
     def table(self) -> Table:
         """As a table for the terminal."""
