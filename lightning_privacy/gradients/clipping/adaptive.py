@@ -19,22 +19,16 @@ Example:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_privacy._validate import positive, within_open_unit
+from lightning_privacy._validate import within_open_unit
 from lightning_privacy.errors import ConfigurationError
-from lightning_privacy.gradients.clipping.counted import (
-    CountedClipping,
-    halves_within,
-    moved,
-    noisy_fraction,
-    saved_bound,
-)
+from lightning_privacy.gradients.clipping.counted import CountedClipping, halves_within, noisy_fraction
 from lightning_privacy.gradients.clipping.flat import min_factors
+from lightning_privacy.gradients.clipping.moving_bound import MovingBound
 from lightning_privacy.gradients.clipping.policy import one_bound, zero_unless_finite
 
 __all__ = ["AdaptiveClipping"]
@@ -83,27 +77,26 @@ class AdaptiveClipping(CountedClipping):
         min_norm: float = 1e-6,
         max_norm: float = 1e6,
     ) -> None:
-        super().__init__(count_noise_std)
-        self._initial = one_bound(max_grad_norm=max_grad_norm)
+        first = one_bound(max_grad_norm=max_grad_norm)
         self._target_quantile = within_open_unit(target_quantile=target_quantile)
-        self._learning_rate = positive(learning_rate=learning_rate)
         self._min_norm = one_bound(min_norm=min_norm)
         self._max_norm = one_bound(max_norm=max_norm)
-        if not self._min_norm <= self._initial <= self._max_norm:
+        if not self._min_norm <= first <= self._max_norm:
             raise ConfigurationError(
-                f"max_grad_norm must be between min_norm and max_norm, got {self._initial!r} with {self._min_norm!r} "
+                f"max_grad_norm must be between min_norm and max_norm, got {first!r} with {self._min_norm!r} "
                 f"and {self._max_norm!r}"
             )
-        self._norm = self._initial
+        bound = MovingBound("max_grad_norm", first, low=self._min_norm, high=self._max_norm)
+        super().__init__(count_noise_std, learning_rate=learning_rate, bound=bound)
 
     @property
     @override
     def norm_bound(self) -> float:
-        return self._norm
+        return self._bound.value
 
     @override
     def factors(self, squared_norms: Tensor) -> Tensor:
-        return zero_unless_finite(min_factors(squared_norms, self._norm), squared_norms)
+        return zero_unless_finite(min_factors(squared_norms, self.norm_bound), squared_norms)
 
     @override
     def counts(self, squared_norms: Tensor) -> Tensor:
@@ -115,7 +108,7 @@ class AdaptiveClipping(CountedClipping):
         Returns:
             Shape ``(1,)``.
         """
-        return halves_within(squared_norms, self._norm)
+        return halves_within(squared_norms, self.norm_bound)
 
     @override
     def observe(self, noisy_counts: Tensor, expected_batch_size: float) -> None:
@@ -132,13 +125,10 @@ class AdaptiveClipping(CountedClipping):
             RuntimeWarning: the bound reached ``min_norm`` or ``max_norm``.
         """
         fraction = noisy_fraction(noisy_counts, expected_batch_size)
-        before = self._norm
-        change = -self._learning_rate * (fraction - self._target_quantile)
-        self._norm = moved(before, change=change, low=self._min_norm, high=self._max_norm)
-        if self._norm != before and self._norm in (self._min_norm, self._max_norm):
-            limit = "min" if self._norm == self._min_norm else "max"
+        if self._bound.move(-self._learning_rate * (fraction - self._target_quantile)):
+            limit = "min" if self.norm_bound == self._min_norm else "max"
             warnings.warn(
-                f"adaptive clipping reached its {limit}_norm, {self._norm:g}, and clips "
+                f"adaptive clipping reached its {limit}_norm, {self.norm_bound:g}, and clips "
                 "there now: the norms of the gradients are far from what was expected, or count_noise_std is large "
                 "for this batch size",
                 RuntimeWarning,
@@ -149,27 +139,8 @@ class AdaptiveClipping(CountedClipping):
     def describe(self) -> dict[str, Any]:
         return {
             **super().describe(),
-            "max_grad_norm": self._initial,
+            "max_grad_norm": self._bound.initial,
             "target_quantile": self._target_quantile,
-            "learning_rate": self._learning_rate,
-            "count_noise_std": self._given_std,
             "min_norm": self._min_norm,
             "max_norm": self._max_norm,
         }
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        """Return the bound of the next step."""
-        return {"max_grad_norm": self._norm}
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a saved bound.
-
-        Args:
-            state: what :meth:`state_dict` returned.
-
-        Raises:
-            CheckpointError: there is no such bound in it, or it is outside the limits.
-        """
-        self._norm = saved_bound(state, "max_grad_norm", low=self._min_norm, high=self._max_norm)

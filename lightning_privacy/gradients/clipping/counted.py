@@ -1,4 +1,4 @@
-"""Clipping policies that also release a noisy count, and split their noise between it and the gradient.
+"""Clipping policies whose bound is moved by a noisy count; their noise is split between that and the gradient.
 
 Example:
     >>> from lightning_privacy.gradients.clipping import AdaptiveClipping
@@ -18,10 +18,11 @@ from typing_extensions import override
 
 from lightning_privacy._validate import positive
 from lightning_privacy.accounting.releases import AdaptiveClippingRelease
-from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyViolation
+from lightning_privacy.errors import ConfigurationError, PrivacyViolation
+from lightning_privacy.gradients.clipping.moving_bound import MovingBound
 from lightning_privacy.gradients.clipping.policy import ClippingPolicy
 
-__all__ = ["CountedClipping", "halves_within", "moved", "noisy_fraction", "saved_bound"]
+__all__ = ["CountedClipping", "halves_within", "noisy_fraction"]
 
 # The choice of Andrew et al., 2021: noise of a twentieth of the batch on the count.
 _BATCH_OVER_STD = 20.0
@@ -40,13 +41,17 @@ class CountedClipping(ClippingPolicy):
     Args:
         count_noise_std: standard deviation of the noise on the count, in examples; above half the noise multiplier.
             None takes a twentieth of the expected batch size.
+        learning_rate: how fast the count moves the bound; above 0.
+        bound: what the count moves.
 
     Raises:
-        ConfigurationError: it is not a finite number above 0.
+        ConfigurationError: a number out of its range.
     """
 
-    def __init__(self, count_noise_std: float | None) -> None:
+    def __init__(self, count_noise_std: float | None, *, learning_rate: float, bound: MovingBound) -> None:
         self._given_std = None if count_noise_std is None else positive(count_noise_std=count_noise_std)
+        self._learning_rate = positive(learning_rate=learning_rate)
+        self._bound = bound
         self._expected_batch_size: float | None = None
 
     @override
@@ -97,6 +102,28 @@ class CountedClipping(ClippingPolicy):
         """
         return AdaptiveClippingRelease(noise_multiplier, sample_rate, self.count_std)
 
+    @override
+    def describe(self) -> dict[str, Any]:
+        own = {"learning_rate": self._learning_rate, "count_noise_std": self._given_std}
+        return {**super().describe(), **own}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the bound of the next step."""
+        return self._bound.state_dict()
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a saved bound.
+
+        Args:
+            state: what :meth:`state_dict` returned.
+
+        Raises:
+            CheckpointError: there is no such bound in it, or it is outside the limits.
+        """
+        self._bound.load_state_dict(state)
+
 
 def halves_within(squared_norms: Tensor, bound: float) -> Tensor:
     """Return the sum over the examples of 1/2 where the gradient is within the bound, and -1/2 where it isn't.
@@ -130,45 +157,3 @@ def noisy_fraction(noisy_counts: Tensor, expected_batch_size: float) -> float:
     if not math.isfinite(count):
         raise PrivacyViolation(f"the noisy count of unclipped examples is {count!r}, so the bound can't follow it")
     return count / expected_batch_size + 0.5
-
-
-def moved(bound: float, *, change: float, low: float, high: float) -> float:
-    """Return ``bound * exp(change)``, and the nearer limit where that is beyond it.
-
-    Args:
-        bound: above 0.
-        change: any finite number.
-        low: least bound.
-        high: largest bound.
-    """
-    # In logarithms, so that a count drowned in noise leads to one of the limits and not to an overflow.
-    logarithm = math.log(bound) + change
-    if logarithm <= math.log(low):
-        return low
-    return high if logarithm >= math.log(high) else math.exp(logarithm)
-
-
-def saved_bound(state: Mapping[str, Any], name: str, *, low: float, high: float) -> float:
-    """Return the bound that a checkpoint holds.
-
-    Args:
-        state: what the policy's ``state_dict`` returned.
-        name: the bound's name, the only entry.
-        low: least bound of the present policy.
-        high: its largest bound.
-
-    Raises:
-        CheckpointError: there is no such bound in it, or it is outside the limits.
-    """
-    norm = state.get(name)
-    if set(state) != {name} or not isinstance(norm, float):
-        raise CheckpointError(
-            f"the saved state of this clipping policy must be a {name}, got {dict(state)!r}; it is damaged or of "
-            "another clipping policy"
-        )
-    if not low <= norm <= high:
-        raise CheckpointError(
-            f"the saved {name} is {norm!r}, outside of the limits {low!r} and {high!r}; resume with the limits the run "
-            "was started with"
-        )
-    return norm

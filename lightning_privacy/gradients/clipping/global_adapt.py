@@ -17,7 +17,6 @@ Example:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -25,13 +24,8 @@ from typing_extensions import override
 
 from lightning_privacy._validate import positive
 from lightning_privacy.errors import ConfigurationError
-from lightning_privacy.gradients.clipping.counted import (
-    CountedClipping,
-    halves_within,
-    moved,
-    noisy_fraction,
-    saved_bound,
-)
+from lightning_privacy.gradients.clipping.counted import CountedClipping, halves_within, noisy_fraction
+from lightning_privacy.gradients.clipping.moving_bound import MovingBound
 from lightning_privacy.gradients.clipping.policy import one_bound, zero_unless_finite
 
 __all__ = ["GlobalAdaptClipping"]
@@ -87,28 +81,27 @@ class GlobalAdaptClipping(CountedClipping):
         count_noise_std: float | None = None,
         max_strict_norm: float = 1e6,
     ) -> None:
-        super().__init__(count_noise_std)
         self._max_grad_norm = one_bound(max_grad_norm=max_grad_norm)
-        self._initial = 10.0 * self._max_grad_norm if strict_norm is None else one_bound(strict_norm=strict_norm)
+        first = 10.0 * self._max_grad_norm if strict_norm is None else one_bound(strict_norm=strict_norm)
         self._max_strict_norm = one_bound(max_strict_norm=max_strict_norm)
-        if not self._max_grad_norm <= self._initial <= self._max_strict_norm:
+        if not self._max_grad_norm <= first <= self._max_strict_norm:
             raise ConfigurationError(
-                f"strict_norm must be between max_grad_norm and max_strict_norm, got {self._initial!r} with "
+                f"strict_norm must be between max_grad_norm and max_strict_norm, got {first!r} with "
                 f"{self._max_grad_norm!r} and {self._max_strict_norm!r}"
             )
-        self._learning_rate = positive(learning_rate=learning_rate)
+        bound = MovingBound("strict_norm", first, low=self._max_grad_norm, high=self._max_strict_norm)
+        super().__init__(count_noise_std, learning_rate=learning_rate, bound=bound)
         if self._learning_rate >= 1:
             raise ConfigurationError(
                 f"learning_rate must be in (0, 1), as it is the fraction of examples above the strict bound at which "
                 f"that comes to rest, got {learning_rate!r}"
             )
         self._tolerance = positive(tolerance=tolerance)
-        self._strict_norm = self._initial
 
     @property
     def strict_norm(self) -> float:
         """Z_t: gradients up to this norm are scaled alike in the next step."""
-        return self._strict_norm
+        return self._bound.value
 
     @property
     @override
@@ -117,7 +110,7 @@ class GlobalAdaptClipping(CountedClipping):
 
     @override
     def factors(self, squared_norms: Tensor) -> Tensor:
-        lengths = squared_norms.sqrt().clamp_min(self._strict_norm)
+        lengths = squared_norms.sqrt().clamp_min(self.strict_norm)
         return zero_unless_finite(self._max_grad_norm / lengths, squared_norms)
 
     @override
@@ -130,7 +123,7 @@ class GlobalAdaptClipping(CountedClipping):
         Returns:
             Shape ``(1,)``.
         """
-        return -halves_within(squared_norms, self._tolerance * self._strict_norm)
+        return -halves_within(squared_norms, self._tolerance * self.strict_norm)
 
     @override
     def observe(self, noisy_counts: Tensor, expected_batch_size: float) -> None:
@@ -147,12 +140,11 @@ class GlobalAdaptClipping(CountedClipping):
             RuntimeWarning: the strict bound reached ``max_strict_norm``.
         """
         above = noisy_fraction(noisy_counts, expected_batch_size)
-        before, limit = self._strict_norm, self._max_strict_norm
-        self._strict_norm = moved(before, change=above - self._learning_rate, low=self._max_grad_norm, high=limit)
-        if self._strict_norm == limit != before:
+        # At its other limit, the length C, it is flat clipping: nothing to warn of.
+        if self._bound.move(above - self._learning_rate) and self.strict_norm == self._max_strict_norm:
             warnings.warn(
-                f"global scaling reached its max_strict_norm, {limit:g}: the norms of the gradients grow without end, "
-                "or count_noise_std is large for this batch size",
+                f"global scaling reached its max_strict_norm, {self.strict_norm:g}: the norms of the gradients grow "
+                "without end, or count_noise_std is large for this batch size",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -162,26 +154,7 @@ class GlobalAdaptClipping(CountedClipping):
         return {
             **super().describe(),
             "max_grad_norm": self._max_grad_norm,
-            "strict_norm": self._initial,
-            "learning_rate": self._learning_rate,
+            "strict_norm": self._bound.initial,
             "tolerance": self._tolerance,
-            "count_noise_std": self._given_std,
             "max_strict_norm": self._max_strict_norm,
         }
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        """Return the strict bound of the next step."""
-        return {"strict_norm": self._strict_norm}
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a saved strict bound.
-
-        Args:
-            state: what :meth:`state_dict` returned.
-
-        Raises:
-            CheckpointError: there is no such bound in it, or it is outside the limits.
-        """
-        self._strict_norm = saved_bound(state, "strict_norm", low=self._max_grad_norm, high=self._max_strict_norm)
