@@ -59,7 +59,7 @@ class Deduplicate(Step):
         merge: None keeps all records; ``"first"``, ``"complete"`` or ``"frequent"`` keep one a person, as
             ``deduplicate_merge`` says.
         person: name of the column with the person's number.
-        kinds: column to ``"text"``, ``"date"``, ``"number"`` or ``"category"`` where it should not be guessed.
+        kinds: column to ``"text"``, ``"code"``, ``"date"``, ``"number"`` or ``"category"``; None guesses.
         block_limit: records that agree in two things are compared if they are no more than this.
         pair_limit: the most pairs to compare; the block limit is lowered until it holds. A pair takes about 100 bytes.
         seed: of the random pairs on which chance agreement is counted.

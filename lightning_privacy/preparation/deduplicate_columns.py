@@ -32,13 +32,17 @@ Ints = npt.NDArray[np.int64]
 Levels = npt.NDArray[np.int8]
 
 # Levels that two values of a kind can have: 1 to this.
-KINDS = {"category": 2, "date": 4, "number": 4, "text": 5}
+KINDS = {"category": 2, "code": 4, "date": 4, "number": 4, "text": 5}
 # Longer cells are compared by their beginning.
 _LONGEST = 200
 _DATE = r"^\d{4}-\d{1,2}-\d{1,2}"
+# An address of mail, or one word with digits in it.
+_CODE = r"^\S+@\S+$|^\S*\d\S*$"
 _MOST_CATEGORIES = 50
 _CATEGORY_SHARE = 0.02
-_DATE_SHARE = 0.8
+_KIND_SHARE = 0.8
+# Codes are alike up to so many typing errors a character, and further alike up to so many.
+_CODE_ERRORS = (0.1, 0.2)
 # Similarity of Jaro and Winkler, at least, for the levels above the first.
 _ALIKE = (0.7, 0.85, 0.92)
 _CONTAINED_SHARE = 0.7
@@ -67,8 +71,9 @@ def kind_of(values: pl.Series) -> str:
     if values.dtype not in (pl.String, pl.Null, pl.Categorical, pl.Enum, pl.Time, pl.Duration):
         raise ConfigurationError(f"column {values.name!r} holds {values.dtype}, which can't be compared; leave it out")
     text = values.cast(pl.String).drop_nulls()
-    if len(text) and int(text.str.contains(_DATE).sum()) >= _DATE_SHARE * len(text):
-        return "date"
+    for kind, pattern in (("date", _DATE), ("code", _CODE)):
+        if len(text) and int(text.str.contains(pattern).sum()) >= _KIND_SHARE * len(text):
+            return kind
     few = text.n_unique() <= min(_MOST_CATEGORIES, _CATEGORY_SHARE * len(text))
     return "category" if few else "text"
 
@@ -78,8 +83,8 @@ class ComparedColumn:
 
     Args:
         values: the column, one value a record.
-        kind: ``"text"`` (typing errors and exchanged words allowed for), ``"date"``, ``"number"`` or ``"category"``
-            (equal or not).
+        kind: ``"text"`` (typing errors and exchanged words allowed for), ``"code"`` (mail addresses, customer numbers:
+            few typing errors allowed for), ``"date"``, ``"number"`` or ``"category"`` (equal or not).
 
     Attributes:
         name: the column's name.
@@ -164,8 +169,19 @@ class ComparedColumn:
             texts = texts.str.replace(r"\.0$", "")
         first, second = texts.gather(one).to_list(), texts.gather(other).to_list()
         if self.kind == "text":
-            return _text_levels(first, second)
+            alike = _alike(first, second)
+            words = texts.str.split(" ").list.sort().list.join(" ")
+            several = np.flatnonzero(np.asarray(texts.str.contains(" ", literal=True))[one])
+            if len(several):  # one word has only one order
+                sorted_first, sorted_second = words.gather(one[several]), words.gather(other[several])
+                alike[several] = np.maximum(alike[several], _alike(sorted_first.to_list(), sorted_second.to_list()))
+            return _level(*(alike >= limit for limit in _ALIKE))
         edits = _edits(first, second)
+        if self.kind == "code":
+            length = texts.str.len_chars().to_numpy()
+            longer = np.maximum(length[one], length[other])
+            few, more = (edits <= np.maximum(1, share * longer) for share in _CODE_ERRORS)
+            return _level(more, few)
         if self.kind == "date":
             years = texts.str.slice(0, 4)
             same_year = np.asarray(years.gather(one) == years.gather(other))
@@ -216,22 +232,15 @@ def _plain(values: pl.Series) -> pl.Series:
     return text.set(text == "", None)
 
 
-def _text_levels(first: list[str], second: list[str]) -> Levels:
-    from rapidfuzz.distance import JaroWinkler
-
-    alike = _pairwise(JaroWinkler.similarity, first, second)
-    words = _pairwise(JaroWinkler.similarity, list(map(_sorted_words, first)), list(map(_sorted_words, second)))
-    alike = np.maximum(alike, words)
-    return _level(*(alike >= limit for limit in _ALIKE))
-
-
 def _level(*passed: npt.NDArray[np.bool_]) -> Levels:
     """Level 1, and one more for each test that a pair passed."""
     return np.asarray(1 + np.sum(passed, axis=0), np.int8)
 
 
-def _sorted_words(text: str) -> str:
-    return " ".join(sorted(text.split()))
+def _alike(first: list[str], second: list[str]) -> npt.NDArray[np.float32]:
+    from rapidfuzz.distance import JaroWinkler
+
+    return _pairwise(JaroWinkler.similarity, first, second)
 
 
 def _edits(first: list[str], second: list[str]) -> npt.NDArray[np.float32]:

@@ -95,7 +95,7 @@ def link_records(
     Args:
         table: the records.
         columns: what to compare; None for all columns.
-        kinds: column to ``"text"``, ``"date"``, ``"number"`` or ``"category"`` where it is not to be guessed.
+        kinds: column to ``"text"``, ``"code"``, ``"date"``, ``"number"`` or ``"category"``; the others are guessed.
         block_limit: groups of records that agree in two things are compared if they have no more records.
         pair_limit: the most pairs to compare; the block limit is lowered until it holds.
         seed: of the random pairs on which chance agreement is counted.

@@ -42,7 +42,7 @@ _ASSUMED_CHANCE_PAIRS = 30.0
 # The most that the lower levels of a column may have among pairs of one person, and of all columns on average.
 _MOST_DIFFERENT, _MOST_DIFFERENT_MEAN = 0.5, 0.25
 _ROUNDS, _TOLERANCE = 200, 1e-4
-_RANDOM_PAIRS = 1_000_000
+_RANDOM_PAIRS = 250_000
 
 
 @dataclass(frozen=True)
