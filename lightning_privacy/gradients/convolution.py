@@ -32,13 +32,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from lightning_privacy.gradients.contributions import (
-    Contribution,
-    Dense,
-    checked_gram_norms,
-    examples_at_once,
-    has_cheap_sync,
-)
+from lightning_privacy.gradients.contributions import Contribution, Dense, examples_at_once, has_cheap_sync
+from lightning_privacy.gradients.outer import checked_gram_norms
 
 __all__ = ["ConvContribution", "ConvGeometry", "conv_gram_norms", "per_example_conv_gradients"]
 

@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from lightning_privacy.gradients.arrangements import Reshaped
-from lightning_privacy.gradients.contributions import Contribution, Dense, Outer, Pair
+from lightning_privacy.gradients.contributions import Contribution, Dense
+from lightning_privacy.gradients.outer import Outer, Pair
 
 __all__ = ["Followed", "recording"]
 

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_privacy.gradients.arrangements import Reshaped
-from lightning_privacy.gradients.contributions import Contribution, Dense, Outer, Pair
+from lightning_privacy.gradients.contributions import Contribution, Dense
 from lightning_privacy.gradients.convolution import ConvContribution, ConvGeometry
 from lightning_privacy.gradients.followed import Followed
 from lightning_privacy.gradients.functional_operation import Operation
 from lightning_privacy.gradients.functional_tables import named
 from lightning_privacy.gradients.layout import Layout
+from lightning_privacy.gradients.outer import Outer, Pair
 
 __all__ = ["RULES", "Call"]
 

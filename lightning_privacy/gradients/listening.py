@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_privacy.errors import PrivacyViolation, UnsupportedError
-from lightning_privacy.gradients.contributions import Contribution, Dense, Outer
+from lightning_privacy.gradients.contributions import Contribution, Dense
 from lightning_privacy.gradients.interception import grow_root
 from lightning_privacy.gradients.layout import Layout, fold, spread
+from lightning_privacy.gradients.outer import Outer
 from lightning_privacy.gradients.recorder import Recorder
 
 __all__ = ["Site", "Use", "hook"]

@@ -12,14 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_privacy.gradients import contributions
-from lightning_privacy.gradients.contributions import (
-    Contribution,
-    Dense,
-    Outer,
-    Pair,
-    merge,
-    squared_row_norms,
-)
+from lightning_privacy.gradients import outer as outer_products
+from lightning_privacy.gradients.contributions import Contribution, Dense, merge, squared_row_norms
+from lightning_privacy.gradients.outer import Outer, Pair
 
 BATCH, ROWS, WIDTH = 4, 5, 3
 
@@ -149,7 +144,7 @@ def test_squared_row_norms_are_right_to_a_few_roundings_at_any_length(length: in
 def test_norms_in_parts_keep_no_gradients(
     kinds: list[tuple[str, int]], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contributions, "examples_at_once", lambda *_: at_once)
+    monkeypatch.setattr(outer_products, "examples_at_once", lambda *_: at_once)
     monkeypatch.setattr(Outer, "_instantiation_is_cheaper", lambda self: True)
     monkeypatch.setattr(Outer, "_fits", lambda self: False)
     pairs = [_pair(kind, positions, seed) for seed, (kind, positions) in enumerate(kinds)]
@@ -179,5 +174,5 @@ def test_work_in_parts_is_smaller_where_a_cache_is_to_hold_it() -> None:
 def test_no_gram_norms_where_a_look_at_them_would_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     outer = Outer([_pair("dense", 2, 1)], (2000, 2000))
     assert not outer._instantiation_is_cheaper()
-    monkeypatch.setattr(contributions, "has_cheap_sync", lambda device: False)
+    monkeypatch.setattr(outer_products, "has_cheap_sync", lambda device: False)
     assert outer._instantiation_is_cheaper()

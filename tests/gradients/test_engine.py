@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from lightning_privacy.errors import ConfigurationError, PrivacyViolation
 from lightning_privacy.gradients import PrivateGradients
-from lightning_privacy.gradients.contributions import Outer
 from lightning_privacy.gradients.convolution import ConvContribution
+from lightning_privacy.gradients.outer import Outer
 from lightning_privacy.mechanisms.noise import NoiseSource
 
 pytestmark = SLOW_LAYERS

@@ -12,7 +12,7 @@ from brute_force import check_clipped_sums
 from torch import Tensor, nn
 
 from lightning_privacy.gradients import convolution
-from lightning_privacy.gradients.contributions import Outer
+from lightning_privacy.gradients.outer import Outer
 from lightning_privacy.gradients.rules import RULES, rule_for
 
 Layer = Callable[[], nn.Module]

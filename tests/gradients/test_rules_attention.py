@@ -13,8 +13,8 @@ from taps import Taps, check_rule, example_losses, tapped
 from torch import Tensor, nn
 
 from lightning_privacy.errors import UnsupportedError
-from lightning_privacy.gradients import contributions
 from lightning_privacy.gradients.arrangements import Blocks
+from lightning_privacy.gradients.outer import Outer
 
 B, T, S, E, H = 4, 5, 3, 6, 2
 
@@ -161,7 +161,7 @@ def test_one_trained_parameter(trained: str, kind: str) -> None:
 @weights_or_not
 @pytest.mark.parametrize("cheaper", [True, False], ids=["instantiated", "gram"])
 def test_single_precision(cheaper: bool, need_weights: bool, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contributions.Outer, "_instantiation_is_cheaper", lambda self: cheaper)
+    monkeypatch.setattr(Outer, "_instantiation_is_cheaper", lambda self: cheaper)
     _check(_layer(torch.float32, dropout=0.1, batch_first=True), kind, need_weights=need_weights, tolerance=1e-5)
 
 
@@ -266,7 +266,7 @@ def test_inputs_that_are_one_tensor_are_one_product(kind: str, products: list[in
     tapped(layer, taps, *_inputs(layer, kind))[0].sum().backward()
     contribution = taps.merged()["in_proj_weight"]
     parts = contribution.parts if isinstance(contribution, Blocks) else [contribution]
-    assert all(isinstance(part, contributions.Outer) for part in parts)
+    assert all(isinstance(part, Outer) for part in parts)
     assert [part.shape[0] for part in parts] == products
 
 

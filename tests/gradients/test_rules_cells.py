@@ -12,7 +12,7 @@ from taps import Taps, check_rule, example_losses, tapped
 from torch import Tensor, nn
 
 from lightning_privacy.errors import UnsupportedError
-from lightning_privacy.gradients.contributions import Outer
+from lightning_privacy.gradients.outer import Outer
 
 CELLS: dict[str, Any] = {
     "RNNCell": nn.RNNCell,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lightning_privacy.gradients import convolution
-from lightning_privacy.gradients.contributions import Outer
+from lightning_privacy.gradients.outer import Outer
 from lightning_privacy.gradients.rules import rule_for
 
 CONVS = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_privacy.gradients.arrangements import Reshaped
-from lightning_privacy.gradients.contributions import Contribution, Dense, Outer, Pair
+from lightning_privacy.gradients.contributions import Contribution, Dense
+from lightning_privacy.gradients.outer import Outer, Pair
 from lightning_privacy.gradients.rules.base import Rule
 
 __all__ = ["BilinearRule"]

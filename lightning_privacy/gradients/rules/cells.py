@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_privacy.errors import UnsupportedError
-from lightning_privacy.gradients.contributions import Contribution, Dense, Outer, Pair
+from lightning_privacy.gradients.contributions import Contribution, Dense
+from lightning_privacy.gradients.outer import Outer, Pair
 from lightning_privacy.gradients.rules.base import CompositeRule, Tap
 
 __all__ = ["ElmanCellRule", "GRUCellRule", "LSTMCellRule"]

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_privacy.gradients.contributions import Contribution, Outer, Pair
+from lightning_privacy.gradients.contributions import Contribution
+from lightning_privacy.gradients.outer import Outer, Pair
 from lightning_privacy.gradients.rules.base import Rule
 
 __all__ = ["EmbeddingBagRule", "EmbeddingRule"]

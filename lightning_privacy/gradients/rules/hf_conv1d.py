@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_privacy.gradients.contributions import Contribution, Dense, Outer, Pair
+from lightning_privacy.gradients.contributions import Contribution, Dense
+from lightning_privacy.gradients.outer import Outer, Pair
 from lightning_privacy.gradients.rules.base import Rule
 
 __all__ = ["TransposedLinearRule", "is_transposed_linear"]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_privacy.gradients.contributions import Contribution, Dense, Outer, Pair
+from lightning_privacy.gradients.contributions import Contribution, Dense
+from lightning_privacy.gradients.outer import Outer, Pair
 from lightning_privacy.gradients.rules.base import Rule
 
 __all__ = ["LinearRule"]

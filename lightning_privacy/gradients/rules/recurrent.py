@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lightning_privacy.errors import UnsupportedError
-from lightning_privacy.gradients.contributions import Contribution, Dense, Outer, Pair
+from lightning_privacy.gradients.contributions import Contribution, Dense
+from lightning_privacy.gradients.outer import Outer, Pair
 from lightning_privacy.gradients.recurrence import ElmanRecurrence, GRURecurrence, LSTMRecurrence, Run
 from lightning_privacy.gradients.rules.base import CompositeRule, Tap
 
