@@ -24,6 +24,7 @@ from lightning_privacy._validate import positive_int
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded, PrivacyViolation
 from lightning_privacy.preparation.preparation_report import PreparationReport, peak_memory
+from lightning_privacy.preparation.schema import check_filled
 from lightning_privacy.preparation.step import Context, Step
 
 __all__ = ["Preparation"]
@@ -166,13 +167,3 @@ def _after(ledger: PrivacyLedger | None, step: Step, frame: pl.LazyFrame, contex
     for release, count in planned:
         trial.charge(release, count)
     return trial
-
-
-def check_filled(table: pl.DataFrame) -> None:
-    """Refuse a table without rows, without columns, or without a single value."""
-    if not table.columns:
-        raise ConfigurationError("the table has no columns")
-    if table.height == 0:
-        raise ConfigurationError(f"the table has no rows, only the columns {', '.join(map(repr, table.columns))}")
-    if all(table[name].null_count() == table.height for name in table.columns):
-        raise ConfigurationError(f"every value of the table's {table.height} rows is missing: nothing to prepare")
