@@ -102,10 +102,10 @@ class NormaliseDates(Step):
     def _read(self, text: pl.Expr) -> pl.Expr:
         text = pl.when(text.str.contains(_FOUR_DIGITS)).then(text).otherwise(None)
         day, month = self._any(text, _DAY_FIRST), self._any(text, _MONTH_FIRST)
+        slashed = day if self._day_first else month
         if self._day_first is None:
-            slashed = pl.when(day.is_null() | month.is_null() | (day == month)).then(pl.coalesce(day, month))
-        else:
-            slashed = day if self._day_first else month
+            clear = day.is_null() | month.is_null() | (day == month)
+            slashed = pl.when(clear).then(pl.coalesce(day, month)).otherwise(None)
         return pl.coalesce(self._any(text, self._formats), slashed)
 
     def _any(self, text: pl.Expr, formats: Iterable[str]) -> pl.Expr:
