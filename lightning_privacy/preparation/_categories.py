@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["category_codes", "checked_categories", "coded", "require_categories"]
+__all__ = ["category_codes", "checked_categories", "coded", "only_of", "require_categories"]
 
 
 def checked_categories(categories: object) -> dict[str, tuple[Any, ...]]:
@@ -37,6 +37,20 @@ def checked_categories(categories: object) -> dict[str, tuple[Any, ...]]:
             raise ConfigurationError(f"categories of {name!r} must be different values, at least one, got {values!r}")
         checked[str(name)] = listed
     return checked
+
+
+def only_of(argument: str, given: Iterable[str], columns: Iterable[str]) -> None:
+    """Refuse settings of columns that the step does not use: most often a slip of the pen.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    used = list(columns)
+    for name in given:
+        if name not in used:
+            raise ConfigurationError(
+                f"{argument} has {name!r}, which is not among the columns of this step: {', '.join(map(repr, used))}"
+            )
 
 
 def require_categories(name: str, categories: Mapping[str, Sequence[Any]]) -> Sequence[Any]:

@@ -30,7 +30,13 @@ from lightning_privacy._validate import positive
 from lightning_privacy.accounting import LaplaceRelease, Release, SelectionRelease
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.mechanisms import private_mean, private_mode, private_quantile
-from lightning_privacy.preparation._categories import category_codes, checked_categories, coded, require_categories
+from lightning_privacy.preparation._categories import (
+    category_codes,
+    checked_categories,
+    coded,
+    only_of,
+    require_categories,
+)
 from lightning_privacy.preparation._columns import column_names, require_columns
 from lightning_privacy.preparation._numbers import (
     as_value,
@@ -163,7 +169,7 @@ class _FillNumber(_FillLearned):
     ) -> None:
         super().__init__(columns, epsilon=epsilon)
         self._bounds = checked_bounds(bounds)
-        require_columns("bounds", self._bounds, self._columns)
+        only_of("bounds", self._bounds, self._columns)
 
     @override
     def _check(self, frame: pl.LazyFrame, schema: pl.Schema, context: Context) -> None:
@@ -259,7 +265,7 @@ class FillMode(_FillLearned):
     ) -> None:
         super().__init__(columns, epsilon=epsilon)
         self._categories = checked_categories(categories)
-        require_columns("categories", self._categories, self._columns)
+        only_of("categories", self._categories, self._columns)
 
     @override
     def _release(self, epsilon: float) -> Release:

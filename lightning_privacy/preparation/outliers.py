@@ -32,6 +32,7 @@ from lightning_privacy._validate import one_of, positive
 from lightning_privacy.accounting import Release, SelectionRelease
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.mechanisms import private_quantile
+from lightning_privacy.preparation._categories import only_of
 from lightning_privacy.preparation._columns import column_names, require_columns
 from lightning_privacy.preparation._numbers import (
     as_number,
@@ -167,7 +168,7 @@ class RobustLimits(_Limits):
         self._method = method
         self._factor = _FACTORS[method] if factor is None else positive(factor=factor)
         self._bounds = checked_bounds(bounds)
-        require_columns("bounds", self._bounds, self._columns)
+        only_of("bounds", self._bounds, self._columns)
         self._epsilon = None if epsilon is None else positive(epsilon=epsilon)
         self._limits: dict[str, tuple[float, float]] = {}
 

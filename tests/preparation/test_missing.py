@@ -199,7 +199,7 @@ def test_a_column_without_values_can_get_a_constant():
         (lambda: FillMedian("x", bounds={"x": [1, 0]}), "lower one first"),
         (lambda: FillMode("x", categories={"x": []}), "different values, at least one"),
         (lambda: FillMode("x", categories={"x": ["a", "a"]}), "different values, at least one"),
-        (lambda: FillMode("x", categories={"y": ["a"]}), "'y', which the table does not have"),
+        (lambda: FillMode("x", categories={"y": ["a"]}), "'y', which is not among the columns of this step"),
         (lambda: FillMode("x", categories=["a"]), "categories must map"),
     ],
 )
