@@ -27,7 +27,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -37,7 +37,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.federated.slots import TensorSlots
 
-__all__ = ["FlatModel", "matching"]
+__all__ = ["FlatModel", "copy_all", "matching"]
 
 
 def matching(names: Iterable[str], patterns: Collection[str]) -> set[str]:
@@ -245,6 +245,12 @@ class FlatModel:
     def give_personal(self) -> dict[str, Tensor]:
         """Copies of the present personal entries, on the CPU."""
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.personal.items()}
+
+
+@torch.no_grad()
+def copy_all(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Write values into tensors, in place, parameters among them."""
+    torch._foreach_copy_([tensor.detach() for tensor in tensors], list(values))
 
 
 def _is_float(tensor: Tensor) -> bool:

@@ -18,6 +18,7 @@ from lightning_privacy.strategies._example_privacy import private_loop
 from lightning_privacy.strategies._federation import Federation
 from lightning_privacy.strategies._local_settings import LocalSettings
 from lightning_privacy.strategies._plan import Plan
+from lightning_privacy.strategies._vectorized_trainer import VectorizedTrainer
 
 __all__ = ["LocalWork", "assemble"]
 
@@ -70,14 +71,12 @@ def assemble(
         clip=gradient_clip(module, settings.gradient_clip_val, settings.gradient_clip_algorithm),
         scaler=scaler,
     )
-    client_trainer = ClientTrainer(
-        plan,
-        model,
-        optimizer,
-        loop,
-        clients,
-        ClientStores(),
-        private_loop(plan, trainer, module, clients, loop, settings),
-        None if scaler is None or initial is None else lambda: scaler.load_state_dict(initial),
-    )
+    reset = None if scaler is None or initial is None else lambda: scaler.load_state_dict(initial)
+    parts = (plan, model, optimizer, loop, clients, ClientStores())
+    client_trainer: ClientTrainer
+    if plan.vectorize > 1:
+        client_trainer = VectorizedTrainer(*parts, trainer=trainer, module=module, settings=settings)
+    else:
+        private = private_loop(plan, trainer, module, clients, loop, settings)
+        client_trainer = ClientTrainer(*parts, private, reset)
     return Federation(plan, client_trainer, processes_of(trainer), cohort_seed)

@@ -13,7 +13,7 @@ from lightning_privacy.callbacks._trainer import move_batch
 from lightning_privacy.callbacks._trainer_rounds import set_logged_batch, takes_batch_number, transfers_plainly
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["ClientStep", "gradient_clip"]
+__all__ = ["ClientStep", "gradient_clip", "loss_in"]
 
 
 class ClientStep:
@@ -47,17 +47,26 @@ class ClientStep:
         else:
             with self._precision.train_step_context():
                 output = self._step(batch, index)
-        if output is None or isinstance(output, Tensor):
-            return output
-        if isinstance(output, Mapping) and isinstance(output.get("loss"), Tensor):
-            loss: Tensor = output["loss"]
-            return loss
-        raise ConfigurationError(
-            f"training_step must return a loss tensor, a dict with the key 'loss', or None, got {type(output).__name__}"
-        )
+        return loss_in(output)
 
     def _step(self, batch: Any, index: int) -> Any:
         return self._module.training_step(batch, index) if self._with_number else self._module.training_step(batch)
+
+
+def loss_in(output: Any) -> Tensor | None:
+    """The loss in what ``training_step`` returned.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if output is None or isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping) and isinstance(output.get("loss"), Tensor):
+        loss: Tensor = output["loss"]
+        return loss
+    raise ConfigurationError(
+        f"training_step must return a loss tensor, a dict with the key 'loss', or None, got {type(output).__name__}"
+    )
 
 
 def gradient_clip(

@@ -78,6 +78,8 @@ class FlowerSettings:
                 f"personal={list(strategy._personal)} is not supported in a Flower app: every parameter is sent; "
                 "remove it"
             )
+        if plan.vectorize > 1:
+            raise UnsupportedError("vectorize is for clients simulated in one process; leave it out in a Flower app")
         if plan.example_privacy is not None:
             raise UnsupportedError(
                 "example_privacy is not supported in a Flower app: its clients have no ledgers of their own; leave it "
