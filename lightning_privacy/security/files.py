@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,7 +33,7 @@ from lightning_privacy.security.writer import EncryptedWriter
 
 __all__ = ["decrypt_file", "decrypt_stream", "encrypt_file", "encrypt_stream", "rotate"]
 
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 
 
 def encrypt_file(source: str | Path, target: str | Path, key: KeyLike, *, context: bytes = b"") -> None:
@@ -83,7 +84,8 @@ def encrypt_stream(source: BinaryIO, target: BinaryIO, key: KeyLike, *, context:
         OSError: Reading or writing failed.
     """
     with EncryptedWriter(target, key, context=context) as sealed:
-        _copy(source, sealed)
+        while piece := source.read(_PIECE):
+            sealed.write(piece)
 
 
 def decrypt_stream(source: BinaryIO, key: KeyLike, *, context: bytes = b"") -> Iterator[bytes]:
@@ -154,9 +156,11 @@ def rotate(path: str | Path, ring: KeyRing, *, context: bytes = b"") -> bool:
     return True
 
 
-def _copy(source: BinaryIO | EncryptedReader, target: EncryptedWriter | AtomicFile) -> None:
-    while piece := source.read(_PIECE):
-        target.write(piece)
+def _copy(source: FileIO | EncryptedReader, target: EncryptedWriter | AtomicFile) -> None:
+    # One buffer for all: memory that is new for every piece costs more than the cipher.
+    piece = memoryview(bytearray(_PIECE))
+    while length := source.readinto(piece):
+        target.write(piece[:length])
 
 
 def _read_fully(source: BinaryIO, length: int) -> bytes:
