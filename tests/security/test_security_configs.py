@@ -16,18 +16,20 @@ from lightning_privacy.security import Key
 CHECKPOINT = {"state_dict": {}, "pytorch-lightning_version": "2.6.0"}
 
 
-@pytest.mark.parametrize("option", ["environment", "key_file"])
+@pytest.mark.parametrize("option", ["environment", "key_file", "kept_key"])
 def test_the_trainer_encrypts_with_the_key_of_the_config(tmp_path, monkeypatch, option):
-    Key.generate().save(tmp_path / "key")
+    key = Key.generate()
+    key.save(tmp_path / "key")
+    key.save(tmp_path / "keys" / "lightning-privacy.key")
     monkeypatch.setenv("LIGHTNING_PRIVACY_KEY", (tmp_path / "key").read_text())
     monkeypatch.setenv("LIGHTNING_PRIVACY_KEY_FILE", str(tmp_path / "key"))
+    folders = [f"paths.output_dir={tmp_path}", f"paths.root={tmp_path}"]
     with initialize_config_module("lightning_privacy.conf", version_base="1.3"):
-        config = compose("config", overrides=[f"paths.output_dir={tmp_path}", f"+security={option}"])
+        config = compose("config", overrides=[*folders, f"+security={option}"])
     plugin = instantiate(config.trainer, logger=False).strategy.checkpoint_io
     assert isinstance(plugin, EncryptedCheckpointIO)
     plugin.save_checkpoint(CHECKPOINT, tmp_path / "last.ckpt")
-    key = instantiate(config.security.key)
-    assert key == Key.from_file(tmp_path / "key")
+    assert instantiate(config.security.key) == key
     assert EncryptedCheckpointIO(key).load_checkpoint(tmp_path / "last.ckpt") == CHECKPOINT
     # What the run folder keeps of the config says where the key is, and not what it is.
     secret = (tmp_path / "key").read_text().split('"secret": "')[1].split('"')[0]
@@ -36,4 +38,4 @@ def test_the_trainer_encrypts_with_the_key_of_the_config(tmp_path, monkeypatch, 
 
 def test_no_config_is_left_out():
     folder = Path(lightning_privacy.conf.__file__).parent / "security"
-    assert {path.stem for path in folder.glob("*.yaml")} == {"environment", "key_file"}
+    assert {path.stem for path in folder.glob("*.yaml")} == {"environment", "key_file", "kept_key"}
