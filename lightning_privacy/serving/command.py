@@ -133,9 +133,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         for path in (arguments.tls_cert, arguments.tls_key):
             path.open("rb").close()  # an error that names the file
         tls = {"ssl_certfile": str(arguments.tls_cert), "ssl_keyfile": str(arguments.tls_key)}
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     config = uvicorn.Config(
         app,
+        log_config=None,  # the process's own, below
         log_level="warning",
         access_log=False,  # addresses of people
         server_header=False,
@@ -151,6 +151,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         said = f"{'https' if tls else 'http'}://{place}:{port}"
         print(predictor.guarantee(), flush=True)  # noqa: T201 - the command's own output
         print(f"Listening on {said} (a page to try it by hand is there; Ctrl+C ends it)", flush=True)  # noqa: T201
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
         uvicorn.Server(config).run(sockets=[listener])
     return 0
 
@@ -208,6 +209,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(1024)  # who connects from here on waits, and is not turned away
     except OSError as error:
         listener.close()
         raise ConfigurationError(
