@@ -29,7 +29,7 @@ OTHER_TIME_FORMATS: tuple[str, ...] = (
     "%Y/%m/%d %H:%M",
     "%d %b %Y %H:%M",
     "%Y-%m-%dT%H:%M:%S",
-    "%Y%m%d %H%M",
+    "%Y%m%d %H:%M",
 )
 _TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "gender": CODES_OF_GENDER,

@@ -29,7 +29,9 @@ __all__ = [
     "LAST_TIME",
     "NUM_CLASSES",
     "TIME_FORMAT",
+    "UNKNOWN",
     "age_bands",
+    "gender_codes",
 ]
 
 #: Height and width of an image in pixels.
@@ -64,6 +66,9 @@ CODES_OF_GENDER: dict[str, tuple[str, ...]] = {
     "other": ("X", "x", "Other", "diverse", "nonbinary"),
 }
 
+#: What stands for a value that is not known.
+UNKNOWN = "unknown"
+
 #: Years an age may have.
 AGE_RANGE: tuple[int, int] = (18, 95)
 
@@ -71,7 +76,7 @@ AGE_RANGE: tuple[int, int] = (18, 95)
 AGE_EDGES: tuple[int, ...] = (18, 30, 45, 60, 75)
 
 #: Bands of age, in the order of their numbers; a missing age, or one below the first band, has that of the last.
-AGE_BANDS: tuple[str, ...] = ("18-29", "30-44", "45-59", "60-74", "75+", "unknown")
+AGE_BANDS: tuple[str, ...] = ("18-29", "30-44", "45-59", "60-74", "75+", UNKNOWN)
 
 #: When the images were taken: the year 2024.
 FIRST_TIME, LAST_TIME = datetime(2024, 1, 1), datetime(2025, 1, 1)  # noqa: DTZ001 - local times, as people tell them
@@ -92,3 +97,8 @@ def age_bands(ages: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     bands = np.searchsorted(np.asarray(AGE_EDGES, np.float64), ages, side="right") - 1
     known = np.isfinite(ages) & (bands >= 0)
     return np.where(known, bands, len(AGE_BANDS) - 1).astype(np.int64)
+
+
+def gender_codes() -> dict[str, tuple[str, ...]]:
+    """The ways each gender is written, as ``NormaliseCodes`` takes them."""
+    return dict(CODES_OF_GENDER)

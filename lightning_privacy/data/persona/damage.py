@@ -9,6 +9,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -68,3 +69,19 @@ class Damage:
     def none(cls) -> Self:
         """No damage at all."""
         return cls(**dict.fromkeys((field.name for field in fields(cls)), 0.0))
+
+    @classmethod
+    def of(cls, rates: Mapping[str, float]) -> Self:
+        """Damage at these rates, and at the usual ones otherwise.
+
+        Args:
+            rates: By name.
+
+        Raises:
+            ConfigurationError: There is no such rate, or it is not a number from 0 to 1.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in rates:
+            if name not in names:
+                raise ConfigurationError(f"damage has no rate {name!r}; there are {', '.join(names)}")
+        return cls(**rates)

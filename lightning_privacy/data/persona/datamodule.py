@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from lightning_privacy._validate import non_negative_int, positive_int
+from lightning_privacy._validate import non_negative_int, one_of, positive_int
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.data.in_memory import InMemoryDataModule, Splits
 from lightning_privacy.data.persona.batch import PersonaBatch, PersonaDataset, collate_persona
@@ -71,7 +71,7 @@ class PersonaDataModule(InMemoryDataModule):
         preparation: Steps for all records, as a Preparation, a list or a mapping of names to steps; None for those of
             :func:`default_preparation`, an empty list for none.
         train_preparation: Steps that learn from the records to train on alone; None for those of
-            :func:`default_train_preparation`, an empty list for none.
+            :func:`default_train_preparation` where ``preparation`` is None too, and otherwise for none.
         roles: What the table's columns are for, as Roles or a mapping; None for those of generated tables.
         store: Folder of the encrypted store; None to keep all in memory.
         key: 32 bytes, a key or a ring of keys, for the store and for pseudonyms. None makes a key that is lost with the
@@ -134,8 +134,9 @@ class PersonaDataModule(InMemoryDataModule):
         self.num_persons = positive_int(num_persons=num_persons)
         self.seed = non_negative_int(seed=seed)
         self.max_records_per_person = positive_int(max_records_per_person=max_records_per_person)
-        damage = Damage(**damage) if isinstance(damage, Mapping) else damage
+        damage = Damage.of(damage) if isinstance(damage, Mapping) else damage
         self.balance, self.balance_groups = balance, balance_groups
+        one_of((None, "class", "group", "class*group"), balance=balance)
         if balance_groups not in self.fields[2:]:
             raise ConfigurationError(
                 f"balance_groups must be one of {', '.join(self.fields[2:])}, got {balance_groups!r}"
@@ -322,10 +323,12 @@ def _plan(
         roles = default_roles()
     elif isinstance(roles, Mapping):
         roles = Roles(**roles)
-    made = []
-    for given, default in zip(preparations, (default_preparation, default_train_preparation), strict=True):
-        steps = default() if given is None else given
-        made.append(steps if isinstance(steps, Preparation) else Preparation(steps))
+    everyone, training = preparations
+    if training is None:
+        # Its steps expect what the default steps before them make.
+        training = default_train_preparation() if everyone is None else []
+    everyone = default_preparation(settings["max_records"]) if everyone is None else everyone
+    made = [steps if isinstance(steps, Preparation) else Preparation(steps) for steps in (everyone, training)]
     return Plan(
         source=PersonaGenerator(**generated) if source is None else source,
         preparation=made[0],

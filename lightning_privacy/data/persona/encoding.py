@@ -22,7 +22,7 @@ import polars as pl
 import torch
 
 from lightning_privacy.data.persona.batch import PersonaBatch, PersonaDataset
-from lightning_privacy.data.persona.columns import AGE_BANDS, GENDERS, NUM_CLASSES, age_bands
+from lightning_privacy.data.persona.columns import AGE_BANDS, GENDERS, NUM_CLASSES, UNKNOWN, age_bands
 from lightning_privacy.data.persona.places import REGION_OF, REGIONS
 from lightning_privacy.errors import ConfigurationError
 
@@ -31,7 +31,6 @@ __all__ = ["UNKNOWN_REGION", "encode", "labelled"]
 #: The number of places that are in none of the countries, or missing.
 UNKNOWN_REGION = len(REGIONS)
 _HALF_OF_LARGEST = 255 / 2
-_NOBODY = "unknown"
 
 
 def labelled(table: pl.DataFrame) -> pl.DataFrame:
@@ -133,4 +132,4 @@ def _age_bands(table: pl.DataFrame) -> npt.NDArray[np.int64]:
 def _texts(table: pl.DataFrame, name: str | None) -> list[str]:
     if name is None:
         return [str(row) for row in range(len(table))]
-    return table[name].cast(pl.String).fill_null(_NOBODY).to_list()
+    return table[name].cast(pl.String).fill_null(UNKNOWN).to_list()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LOCALES", "PLACES", "REGIONS", "REGION_OF", "Place"]
+__all__ = ["LOCALES", "PLACES", "REGIONS", "REGION_OF", "Place", "place_codes"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,8 @@ PLACES: tuple[Place, ...] = (
 
 #: The country of each town.
 REGION_OF: dict[str, str] = {place.name: place.region for place in PLACES}
+
+
+def place_codes() -> dict[str, tuple[str, ...]]:
+    """The ways each town is written, as ``NormaliseCodes`` takes them."""
+    return {place.name: place.codes for place in PLACES}
