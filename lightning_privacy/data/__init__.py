@@ -16,6 +16,7 @@ from lightning_privacy.data.in_memory import InMemoryDataModule, InMemoryDataset
 from lightning_privacy.data.mnist import FashionMNISTDataModule, MNISTDataModule
 from lightning_privacy.data.persona import Damage, PersonaBatch, PersonaDataModule, PersonaDataset
 from lightning_privacy.data.private_labels import PrivateLabels
+from lightning_privacy.data.private_labels_datamodule import PrivateLabelsDataModule
 from lightning_privacy.data.scattering import Scattering2d
 from lightning_privacy.data.shakespeare import ShakespeareDataModule, SpeakerDataset
 
@@ -34,6 +35,7 @@ __all__ = [
     "PersonaDataModule",
     "PersonaDataset",
     "PrivateLabels",
+    "PrivateLabelsDataModule",
     "Scattering2d",
     "ScatteringFeatures",
     "ShakespeareDataModule",

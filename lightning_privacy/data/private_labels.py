@@ -7,7 +7,9 @@ Learning with Label Differential Privacy", 2021.
 **Once.** Labels that were randomised again in each epoch, in each worker or in a resumed run would average out to the
 true ones. So they are drawn when the data set is made, in this process, and kept; :meth:`PrivateLabels.state_dict`
 holds them (they are what was released, so they may be saved), and a resumed run loads them. If a ledger was restored
-from a checkpoint and the labels were not, the data set says so and gives out nothing.
+from a checkpoint and the labels were not, the data set says so and gives out nothing. Of several processes the first
+one draws, and the others get the labels from it. :class:`~lightning_privacy.data.PrivateLabelsDataModule` does all
+this around a LightningDataModule.
 
 **What is covered.** Labels only: the inputs stand beside them unprotected, unless training itself is private, and the
 ledger has a caveat that says so. The epsilon given is for replacing a label by any other; the ledger's own relation,
@@ -28,6 +30,8 @@ Example:
 
 from __future__ import annotations
 
+import copy
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,8 +44,9 @@ from typing_extensions import override
 
 from lightning_privacy.accounting import PrivacyLedger, RandomizedResponseRelease
 from lightning_privacy.data.in_memory import GatheredBatch
-from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyViolation
+from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyViolation, UnsupportedError
 from lightning_privacy.mechanisms import ForwardCorrection, NoiseSource, randomized_response
+from lightning_privacy.sampling.resample import ResampledDataset
 
 __all__ = ["PrivateLabels"]
 
@@ -64,11 +69,16 @@ class PrivateLabels(Dataset[Any]):
             PRIVATE.
         label: where in an example its label is: a position, or a name.
         labels: the true labels, shape (N,), if they need not be read from the data set.
+        state: what :meth:`state_dict` of an earlier run gave: its labels are taken over, no others are drawn, and they
+            are charged if the ledger does not have them.
 
     Raises:
         ConfigurationError: an argument is out of range, the data set is empty, or there are no such labels in it;
             nothing is charged.
+        CheckpointError: the state is of other data, another epsilon or other classes; nothing is charged.
         PrivacyBudgetExceeded: the ledger can't pay for it; nothing is charged or released.
+        UnsupportedError: examples repeat; or this is one of several processes that are not connected yet, each of
+            which would draw labels of its own. Nothing is charged.
     """
 
     def __init__(
@@ -81,6 +91,7 @@ class PrivateLabels(Dataset[Any]):
         noise: NoiseSource | None = None,
         label: int | str = 1,
         labels: Any = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self._release = RandomizedResponseRelease(epsilon, num_classes)
         if isinstance(label, bool) or not isinstance(label, int | str):
@@ -91,19 +102,38 @@ class PrivateLabels(Dataset[Any]):
         size = len(dataset)  # type: ignore[arg-type]
         if size == 0:
             raise ConfigurationError("dataset must not be empty: there are no labels to randomise")
-        true = self._read(size) if labels is None else labels
-        if not hasattr(true, "__len__") or len(true) != size:
-            raise ConfigurationError(f"labels must be one for each of the {size} examples")
-        self._receipt = f"labels {_token(noise)}"
-        drawn = randomized_response(
-            true, num_classes=num_classes, epsilon=epsilon, ledger=ledger, noise=noise, purpose=self._receipt
-        )
+        _refuse_repeats(dataset)
+        if state is None:
+            true = self._read(size) if labels is None else labels
+            if not hasattr(true, "__len__") or len(true) != size:
+                raise ConfigurationError(f"labels must be one for each of the {size} examples")
+            self._labels, self._receipt = self._draw(true, noise)
+        else:
+            self._labels, self._receipt = self._read_state(state, size)
+            if ledger is not None and not self._paid({self._receipt}):
+                ledger.charge(self._release, label=self._receipt)
         if ledger is not None:
             ledger.add_caveat(_CAVEAT)
-        self._labels = torch.as_tensor(drawn).cpu().to(torch.int64)
         # Names in the ledger's history that pay for these labels.
         self._receipts = {self._receipt}
         self._used = False
+
+    def _draw(self, true: Any, noise: NoiseSource | None) -> tuple[Tensor, str]:
+        """Charge and draw labels: the same in all processes, which would otherwise give several answers for one."""
+        connected = _connected()
+        # In every process, so that each has paid and all stop at the same place if one can't.
+        (token,) = _of_first([_token(noise)]) if connected else (_token(noise),)
+        receipt = f"labels {token}"
+        drawn = randomized_response(
+            true,
+            num_classes=self._release.num_classes,
+            epsilon=self._release.epsilon,
+            ledger=self._ledger,
+            noise=noise,
+            purpose=receipt,
+        )
+        labels = torch.as_tensor(drawn).cpu().to(torch.int64)
+        return (_of_first([labels])[0] if connected else labels), receipt
 
     def _read(self, size: int) -> Any:
         """All true labels."""
@@ -127,6 +157,29 @@ class PrivateLabels(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         self._check_paid()
         return _replaced(self._dataset[index], self._place, self._labels[index])
+
+    @property
+    def size(self) -> int:
+        """Number of examples; to ask for it is not to use the labels."""
+        return len(self._labels)
+
+    def around(self, dataset: Dataset[Any]) -> PrivateLabels:
+        """Return the same labels around another object with the same data, such as one loaded anew.
+
+        Args:
+            dataset: the same examples in the same order.
+
+        Raises:
+            ConfigurationError: it has another number of examples.
+        """
+        if len(dataset) != self.size:  # type: ignore[arg-type]
+            raise ConfigurationError(f"dataset must have {self.size} examples, got {len(dataset)}")  # type: ignore[arg-type]
+        if dataset is self._dataset:
+            return self
+        other = copy.copy(self)
+        other._dataset = dataset
+        self._used = other._used = True
+        return other
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         """The examples of a batch, gathered together where the data set does so."""
@@ -177,18 +230,18 @@ class PrivateLabels(Dataset[Any]):
             CheckpointError: the state is of other data, another epsilon or other classes; nothing changes.
             PrivacyBudgetExceeded: the ledger can't pay for a second set of labels; nothing changes.
         """
-        labels, receipt = self._read_state(state)
+        labels, receipt = self._read_state(state, len(self._labels))
         if receipt == self._receipt:
             return
         if self._ledger is not None and self._used and not self._paid({receipt}):
             self._ledger.charge(self._release, label=receipt)
         self._receipts = {receipt} if self._used else {receipt, *self._receipts}
-        self._receipt, self._labels = receipt, labels.clone()
+        self._receipt, self._labels = receipt, labels
 
-    def _read_state(self, state: Mapping[str, Any]) -> tuple[Tensor, str]:
+    def _read_state(self, state: Mapping[str, Any], size: int) -> tuple[Tensor, str]:
         labels, receipt = state.get("labels"), state.get("receipt")
-        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != self._labels.shape:
-            raise CheckpointError(f"the state must hold int64 labels of {len(self._labels)} examples, got {labels!r}")
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (size,):
+            raise CheckpointError(f"the state must hold int64 labels of {size} examples, got {labels!r}")
         if not isinstance(receipt, str):
             raise CheckpointError(f"the state must hold what the ledger calls the labels, got {receipt!r}")
         drawn = (state.get("num_classes"), state.get("epsilon"))
@@ -199,7 +252,48 @@ class PrivateLabels(Dataset[Any]):
             )
         if int(labels.min()) < 0 or int(labels.max()) >= self._release.num_classes:
             raise CheckpointError(f"the state's labels must be in [0, {self._release.num_classes}), and some are not")
-        return labels, receipt
+        return labels.cpu().clone(), receipt
+
+
+def _refuse_repeats(dataset: Dataset[Any]) -> None:
+    """Refuse data in which one example may be several: each would be a further answer about its label.
+
+    Raises:
+        UnsupportedError: it is resampled, or a subset with repetitions.
+    """
+    indices = getattr(dataset, "indices", None)
+    repeated = isinstance(indices, Sequence | np.ndarray | Tensor) and len(np.unique(np.asarray(indices))) < len(
+        indices
+    )
+    if isinstance(dataset, ResampledDataset) or repeated:
+        raise UnsupportedError(
+            f"dataset is a {type(dataset).__name__} in which examples repeat, and each copy would be a further answer "
+            "about one label: put PrivateLabels around the examples, and resample after that, by PrivateLabels.labels"
+        )
+
+
+def _connected() -> bool:
+    """Whether this is one of several processes that can talk to each other.
+
+    Raises:
+        UnsupportedError: there are several, and they can't yet.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size() > 1
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        raise UnsupportedError(
+            "this is one of several processes that are not connected yet, and each would draw labels of its own: "
+            "several answers for one label tell it. Make PrivateLabels in train_dataloader() or setup() of a "
+            "LightningDataModule, use PrivateLabelsDataModule, or draw the labels in a run of one process and pass "
+            "state=..."
+        )
+    return False
+
+
+def _of_first(values: list[Any]) -> list[Any]:
+    """The values of the first process."""
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values
 
 
 def _token(noise: NoiseSource | None) -> str:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 from collections import namedtuple
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from lightning_privacy.accounting import PrivacyLedger, RandomizedResponseRelease
 from lightning_privacy.data.in_memory import InMemoryDataset, collate
 from lightning_privacy.data.private_labels import PrivateLabels
-from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyBudgetExceeded, PrivacyViolation
+from lightning_privacy.errors import (
+    CheckpointError,
+    ConfigurationError,
+    PrivacyBudgetExceeded,
+    PrivacyViolation,
+    UnsupportedError,
+)
 from lightning_privacy.mechanisms import ForwardCorrection, NoiseSource, SeededNoiseWarning
+from lightning_privacy.sampling import resample
 
 COUNT, CLASSES = 600, 4
 TRUE = torch.arange(COUNT) % CLASSES
@@ -226,6 +237,90 @@ def test_bad_arguments_are_named_and_nothing_is_charged(options, message):
         private(ledger=ledger, **options)
     assert ledger.groups == ()
     assert ledger.caveats == ()
+
+
+def test_p34_data_in_which_examples_repeat_are_refused():
+    repeats = Subset(TensorDataset(INPUTS, TRUE), [0, 1, 1, 2])
+    resampled = resample(TensorDataset(INPUTS, TRUE), labels=TRUE, replacement=True)
+    for dataset in (repeats, resampled):
+        with pytest.raises(UnsupportedError, match="examples repeat, and each copy would be a further answer"):
+            private(dataset)
+    assert len(private(Subset(TensorDataset(INPUTS, TRUE), [0, 1, 5])).labels) == 3
+
+
+SCRIPT = """
+import json, sys
+from datetime import timedelta
+import torch
+from torch import distributed
+from torch.utils.data import TensorDataset
+from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.data.private_labels import PrivateLabels
+from lightning_privacy.errors import UnsupportedError
+
+rank, store, output = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+ledger, dataset, report = PrivacyLedger(delta=1e-6), TensorDataset(torch.zeros(600, 1), torch.arange(600) % 4), {}
+try:
+    PrivateLabels(dataset, 4, 1.0, ledger)
+except UnsupportedError as error:
+    report["refused"] = str(error)
+report["charged"] = len(ledger.groups)
+distributed.init_process_group(
+    "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+)
+private = PrivateLabels(dataset, 4, 1.0, ledger)
+report["labels"] = private.labels.tolist()
+report["history"] = [[count, label] for _, count, label in ledger.history]
+with open(output, "w") as file:
+    json.dump(report, file)
+distributed.barrier()
+distributed.destroy_process_group()
+"""
+
+
+def test_p19_several_processes_have_the_same_labels(tmp_path):
+    outputs = [tmp_path / f"{rank}.json" for rank in (0, 1)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(rank), str(tmp_path / "store"), str(output)],
+            env=os.environ | {"WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank, output in enumerate(outputs)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    one, two = (json.loads(output.read_text()) for output in outputs)
+    for report in (one, two):
+        assert "several processes that are not connected yet" in report["refused"]
+        assert report["charged"] == 0
+    assert one["labels"] == two["labels"] != TRUE.tolist()
+    assert one["history"] == two["history"]
+    assert one["history"][0][0] == 1
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["ledger made anew", "ledger restored"])
+def test_p26_labels_of_an_earlier_run_are_taken_over_without_drawing(known):
+    before = PrivacyLedger(delta=1e-6)
+    first = private(ledger=before)
+    ledger = PrivacyLedger(delta=1e-6)
+    if known:
+        ledger.load_state_dict(before.state_dict())
+    dataset = private(ledger=ledger, state=through_a_file(first.state_dict()))
+    assert torch.equal(dataset.labels, first.labels)
+    assert ledger.history == before.history
+    with pytest.raises(CheckpointError, match="drawn with"):
+        private(epsilon=2.0, state=first.state_dict())
+    with pytest.raises(PrivacyBudgetExceeded):
+        private(ledger=PrivacyLedger(delta=1e-6, budget=0.1), state=first.state_dict())
+
+
+def test_the_same_labels_around_data_loaded_anew():
+    dataset = private()
+    other = dataset.around(TensorDataset(INPUTS + 1, TRUE))
+    assert other[3][0] == 4
+    assert torch.equal(other.labels, dataset.labels)
+    assert dataset[3][0] == 3
+    with pytest.raises(ConfigurationError, match="dataset must have 600 examples, got 3"):
+        dataset.around(TensorDataset(INPUTS[:3], TRUE[:3]))
 
 
 def test_a_ledger_that_is_none_is_named():
