@@ -260,6 +260,23 @@ def test_p26_a_run_goes_on_with_the_preparation_that_was_charged(tmp_path, kept)
     assert again.ledger.epsilon(exact=True) > spent
 
 
+def test_p26_what_was_released_is_charged_whatever_ledger_is_restored(tmp_path):
+    """The checkpoint has no private run, so that nothing brings the charge back; it is there before training."""
+    settings = {"store": tmp_path / "store", "key": KEY, "train_preparation": [NoisyStep()]}
+    datamodule = _datamodule(ledger=PrivacyLedger(delta=1e-5), **settings)
+    trainer = _trainer(tmp_path)
+    trainer.fit(_module(), datamodule)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    ledger = PrivacyLedger(delta=1e-5)
+    ledger.charge(LaplaceRelease(0.25), 2, "noisy step")  # something else of the same kind and name
+    ledger.charge(LaplaceRelease(0.5))
+    _trainer(tmp_path, max_epochs=2).fit(
+        _module(), _datamodule(ledger=ledger, **settings), ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert ledger.count(LaplaceRelease(0.25)) == 3
+    assert ledger.count(LaplaceRelease(0.5)) == 1
+
+
 def test_a_checkpoint_is_tested_on_data_prepared_anew(tmp_path):
     datamodule = _datamodule(train_preparation=[NoisyStep()], ledger=PrivacyLedger(delta=1e-5))
     trainer = _trainer(tmp_path)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from lightning_privacy._validate import non_negative_int, one_of, positive_int
-from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.data.in_memory import InMemoryDataModule, Splits
 from lightning_privacy.data.persona.batch import PersonaBatch, PersonaDataset, collate_persona
 from lightning_privacy.data.persona.damage import Damage
@@ -152,6 +152,7 @@ class PersonaDataModule(InMemoryDataModule):
         self._noise = noise
         self._ledger = ledger
         self._stage: Stage | None = None
+        self._wanted: dict[tuple[Release, str | None], int] = {}
         generated = {"num_persons": num_persons, "images": images, "root": root, "damage": damage}
         if source is not None and generated != _GENERATED:
             changed = ", ".join(name for name, value in generated.items() if value != _GENERATED[name])
@@ -188,6 +189,17 @@ class PersonaDataModule(InMemoryDataModule):
                 )
             self._stage.charge(ledger)
         self._ledger = ledger
+
+    @property
+    def learns_from_records(self) -> bool:
+        """Whether the preparation does more than change each record by itself; then it needs the ledger of training."""
+        steps = (*self._plan.preparation.steps, *self._plan.train_preparation.steps)
+        return any(step.private != "rowwise" for step in steps)
+
+    @property
+    def roles(self) -> Roles:
+        """What the table's columns are for."""
+        return self._plan.roles
 
     @property
     def preparation_report(self) -> PreparationReport:
@@ -249,6 +261,7 @@ class PersonaDataModule(InMemoryDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[tuple[torch.Tensor, ...]]:
+        self._check_charged()
         if self.balance is None:
             return super().train_dataloader()
         train = self.splits.train
@@ -264,21 +277,32 @@ class PersonaDataModule(InMemoryDataModule):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on with data that were prepared with other noise than those trained on so far.
+        """Go on with the preparation that the checkpoint's ledger knows of, and with no other.
+
+        Its releases are in that ledger, which is about to be restored, and in this one: they count once.
 
         Raises:
-            CheckpointError: They were: the releases of the first preparation are in the checkpoint's ledger, and those
-                of this one would be in none.
+            CheckpointError: The data of this process were prepared anew with noise.
         """
         stamp, fitting = state_dict.get("stamp"), self.trainer is not None and self.trainer.state.fn == "fit"
         if stamp is None or not fitting or self._stage is None or not self._stage.releases:
             return
         if stamp != self._stage.stamp:
             raise CheckpointError(
-                "the data of this run were prepared anew, with noise of their own, and the checkpoint's ledger knows "
-                "of the first preparation only: go on with the store and the key of the first run "
-                "(data.store=... data.key=...)"
+                "the data of this process were prepared anew, with other noise than the run of the checkpoint: go on "
+                "with the store and the key of that run (data.store=... data.key=...)"
             )
+        if self._ledger is not None:
+            self._wanted = self._stage.discharge(self._ledger)
+
+    def _check_charged(self) -> None:
+        """Charge what the restored ledger should have had, and has not: some other ledger was restored, or none."""
+        if self._wanted and self._ledger is not None:
+            charged = {(release, label): count for release, count, label in self._ledger.history}
+            for (release, label), count in self._wanted.items():
+                if charged.get((release, label), 0) < count:
+                    self._ledger.charge(release, count - charged.get((release, label), 0), label)
+        self._wanted = {}
 
     def _prepared(self) -> Stage:
         if self._stage is None:

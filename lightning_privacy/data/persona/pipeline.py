@@ -131,6 +131,23 @@ class Stage:
         for caveat in self.caveats:
             ledger.add_caveat(caveat)
 
+    def discharge(self, ledger: PrivacyLedger) -> dict[tuple[Release, str | None], int]:
+        """Take back what :meth:`charge` charged, where a checkpoint's ledger that has it already is about to come.
+
+        Returns:
+            What the ledger then must have at least, before it is trained on: (release, label) to count.
+        """
+        own = {(release, label): count for release, count, label in self.releases}
+        rest = PrivacyLedger(delta=ledger.delta, unit=ledger.unit)
+        for release, count, label in ledger.history:
+            if count > own.get((release, label), 0):
+                rest.charge(release, count - own.get((release, label), 0), label)
+        for caveat in ledger.caveats:
+            rest.add_caveat(caveat)
+        wanted = {(release, label): count for release, count, label in ledger.history if (release, label) in own}
+        ledger.load_state_dict(rest.state_dict())
+        return wanted
+
 
 def run(
     plan: Plan,
