@@ -134,7 +134,7 @@ def _check_column(values: pl.Series, column: Column) -> None:
     if not allowed:
         raise ConfigurationError(f"column {values.name!r} must hold {column.kind}s, got {kind}")
     if not column.missing:
-        _refuse(values, values.is_null(), "is missing", "are missing")
+        _refuse(values, values.is_null(), "missing")
     if column.lowest is not None:
         _refuse(values, values < column.lowest, f"below {column.lowest}")
     if column.highest is not None:

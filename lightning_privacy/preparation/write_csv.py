@@ -39,10 +39,8 @@ def neutralise_formulas(table: pl.DataFrame) -> pl.DataFrame:
     Args:
         table: of any columns; only text is changed, names of columns included.
     """
-    names = {name: _safe_name(name) for name in table.columns}
-    if len(set(names.values())) < len(names):
-        raise ConfigurationError("two names of columns would be the same with an apostrophe in front: rename one")
-    return _on_texts(table, _neutral).rename(names)
+    # Names stay different: whatever begins like a safe name is made safe itself.
+    return _on_texts(table, _neutral).rename({name: _safe_name(name) for name in table.columns})
 
 
 def restore_formulas(table: pl.DataFrame) -> pl.DataFrame:
@@ -90,9 +88,8 @@ def write_csv(table: pl.DataFrame, path: str | Path, *, separator: str = ",") ->
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return sum(
-        int(one.ne_missing(other).sum()) for one, other in zip(table, safe, strict=True) if one.dtype == pl.String
-    )
+    texts = (position for position, kind in enumerate(safe.dtypes) if kind == pl.String)
+    return sum(int(table.to_series(at).cast(pl.String).ne_missing(safe.to_series(at)).sum()) for at in texts)
 
 
 def _safe_name(name: str) -> str:
