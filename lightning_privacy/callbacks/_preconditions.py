@@ -16,6 +16,7 @@ from lightning_privacy._lightning import (
     LightningModule,
     pl,
 )
+from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._precision_support import check_precision
 from lightning_privacy.callbacks._strategy_support import check_strategy
 from lightning_privacy.callbacks._trainer import is_compiled, uses_dataloader_iter
@@ -26,6 +27,7 @@ __all__ = [
     "check_augmentation",
     "check_batches_are_given",
     "check_callbacks",
+    "check_data_ledger",
     "check_optimizers",
     "check_trainer_settings",
 ]
@@ -76,6 +78,31 @@ def check_augmentation(trainer: Any) -> None:
         raise ConfigurationError(
             f"the DataModule makes views={views} of each example and DifferentialPrivacy draws each views={drawn} "
             "times: give both the same number"
+        )
+
+
+def check_data_ledger(trainer: Any, ledger: PrivacyLedger) -> None:
+    """Refuse a DataModule that learns from its records outside of the ledger of training.
+
+    A DataModule says by ``learns_from_records`` that it does, and has the ledger it charges as ``ledger``.
+
+    Args:
+        trainer: The trainer, in ``setup``.
+        ledger: Of the training.
+
+    Raises:
+        UnsupportedError: What it learned is in no ledger, or in another one.
+    """
+    datamodule = getattr(trainer, "datamodule", None)
+    if not getattr(datamodule, "learns_from_records", False):
+        return
+    theirs = getattr(datamodule, "ledger", None)
+    if theirs is not ledger:
+        where = "no ledger" if theirs is None else "another ledger than training"
+        raise UnsupportedError(
+            f"{type(datamodule).__name__} learns from the records it prepares, and charges {where}: the epsilon of the "
+            "run would leave that out. Give it the ledger of training before fit: datamodule.ledger = privacy.ledger, "
+            "or one PrivacyLedger as ledger= to both"
         )
 
 

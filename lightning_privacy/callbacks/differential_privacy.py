@@ -58,6 +58,7 @@ from lightning_privacy.callbacks._handover import Address, Parcel
 from lightning_privacy.callbacks._planning import Target, plan_settings
 from lightning_privacy.callbacks._preconditions import (
     check_batches_are_given,
+    check_data_ledger,
     check_optimizers,
     check_trainer_settings,
 )
@@ -230,6 +231,7 @@ class DifferentialPrivacy(Callback):
         if not self._fitting:
             return
         check_trainer_settings(trainer, pl_module)
+        check_data_ledger(trainer, self._ledger)
         processes = trainer.world_size
         self._shield = internals.shield_train_loader(trainer, lambda loader: undivided(loader, processes=processes))
         if internals.launches_elsewhere(trainer):

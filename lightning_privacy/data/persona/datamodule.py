@@ -31,7 +31,8 @@ from lightning_privacy.sampling import BalancedSampler
 from lightning_privacy.security import Key, KeyLike, as_key_ring
 
 if TYPE_CHECKING:
-    from lightning_privacy.data.persona.pipeline import Plan, Source, Stage
+    from lightning_privacy.data.persona.plan import Source
+    from lightning_privacy.data.persona.stage import Stage
     from lightning_privacy.data.persona.truth import PersonaTruth
     from lightning_privacy.preparation import Preparation, PreparationReport, Roles, Step
 
@@ -157,7 +158,9 @@ class PersonaDataModule(InMemoryDataModule):
         if source is not None and generated != _GENERATED:
             changed = ", ".join(name for name, value in generated.items() if value != _GENERATED[name])
             raise ConfigurationError(f"{changed} can't be given with a source, which says itself what there is")
-        self._plan = _plan(
+        from lightning_privacy.data.persona.plan import make_plan
+
+        self._plan = make_plan(
             source,
             generated | {"seed": seed},
             roles,
@@ -325,38 +328,3 @@ class PersonaDataModule(InMemoryDataModule):
                 f"store and key must be given when {processes} processes train, which all read what one of them "
                 "prepared: data.store=/path/to/folder, and a key such as Key.from_file(path)"
             )
-
-
-def _plan(
-    source: Source | None,
-    generated: Mapping[str, Any],
-    roles: Roles | Mapping[str, Any] | None,
-    preparations: tuple[Any, Any],
-    **settings: Any,
-) -> Plan:
-    from lightning_privacy.data.persona.default_preparation import (
-        default_preparation,
-        default_roles,
-        default_train_preparation,
-    )
-    from lightning_privacy.data.persona.generator import PersonaGenerator
-    from lightning_privacy.data.persona.pipeline import Plan
-    from lightning_privacy.preparation import Preparation, Roles
-
-    if roles is None:
-        roles = default_roles()
-    elif isinstance(roles, Mapping):
-        roles = Roles(**roles)
-    everyone, training = preparations
-    if training is None:
-        # Its steps expect what the default steps before them make.
-        training = default_train_preparation() if everyone is None else []
-    everyone = default_preparation(settings["max_records"]) if everyone is None else everyone
-    made = [steps if isinstance(steps, Preparation) else Preparation(steps) for steps in (everyone, training)]
-    return Plan(
-        source=PersonaGenerator(**generated) if source is None else source,
-        preparation=made[0],
-        train_preparation=made[1],
-        roles=roles,
-        **settings,
-    )
