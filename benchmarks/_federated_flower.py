@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,9 @@ def simulate(setting: Any, rounds: int, rate: float, after_round: Callable[[], N
 
     @server.main()
     def main(grid: Grid, _: Context) -> None:
+        # The strategy takes its share of the nodes that are there when a round begins.
+        while len(list(grid.get_node_ids())) < setting.clients:
+            time.sleep(0.2)
         strategy = FedAvg(
             fraction_train=setting.cohort / setting.clients,
             fraction_evaluate=0.0,
