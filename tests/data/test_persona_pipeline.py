@@ -11,8 +11,10 @@ import pytest
 from lightning_privacy.accounting import LaplaceRelease, PrivacyLedger
 from lightning_privacy.data.persona.encoding import UNKNOWN_REGION, encode
 from lightning_privacy.data.persona.generator import PersonaData, PersonaGenerator
-from lightning_privacy.data.persona.pipeline import SIDES, Plan, run
+from lightning_privacy.data.persona.pipeline import run
+from lightning_privacy.data.persona.plan import Plan
 from lightning_privacy.data.persona.split import at_most, split_by_person
+from lightning_privacy.data.persona.stage import SIDES
 from lightning_privacy.data.persona.store import PersonaStore
 from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
 from lightning_privacy.preparation import Preparation, Roles, Step

@@ -6,6 +6,7 @@ from people who count once.
 
 Example:
     >>> from lightning_privacy.data.persona.generator import PersonaGenerator
+    >>> from lightning_privacy.data.persona.plan import Plan
     >>> plan = Plan(source=PersonaGenerator(num_persons=60), held_out=0.2, val_share=0.5)
     >>> stage = run(plan, store=None)
     >>> sorted(stage.table["side"].unique().to_list()), stage.report.steps
@@ -14,139 +15,26 @@ Example:
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from lightning_privacy.accounting import PrivacyLedger
-from lightning_privacy.accounting.releases import Release, release_from_dict
+from lightning_privacy.accounting import PrivacyLedger, Release
+from lightning_privacy.accounting.releases import release_from_dict
 from lightning_privacy.data.persona.encoding import labelled
 from lightning_privacy.data.persona.generator import PersonaData
+from lightning_privacy.data.persona.plan import Plan
 from lightning_privacy.data.persona.split import at_most, split_by_person
+from lightning_privacy.data.persona.stage import SIDES, Stage
 from lightning_privacy.data.persona.store import PersonaStore
 from lightning_privacy.mechanisms import NoiseSource
-from lightning_privacy.preparation import Context, Preparation, PreparationReport, Roles, StepReport
+from lightning_privacy.preparation import Context, PreparationReport, StepReport
 
-__all__ = ["SIDES", "Plan", "Source", "Stage", "run"]
+__all__ = ["run"]
 
-#: The sides a record can be on.
-SIDES = ("train", "val", "test")
 _PREPARED, _NOTES = "prepared", "prepared_notes"
-# Written into stores; raised when a prepared table of an older version should not be used any more.
-_LAYOUT = 1
-# What steps write into themselves when they are fitted.
-_STATE = {"_caveats", "_changed", "_fitted", "_learned", "_rows"}
 _OWN_ROW = "_own"
-
-
-class Source(Protocol):
-    """Where people come from. Its ``repr`` must name everything that its data depend on."""
-
-    def generate(self) -> PersonaData:
-        """Records and images."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """All that decides what the prepared tables are.
-
-    Attributes:
-        source: Where people come from.
-        preparation: What is done to all records.
-        train_preparation: What is done to those to train on; where it learns, it learns from them alone, and what it
-            learned is applied to the people held out.
-        roles: What columns are for.
-        person: The column in which the preparation says who is who; the identifier where it makes none.
-        max_records: Records of one person that are kept.
-        held_out: Share of people held out, where records don't say themselves whether they are public.
-        val_share: Share of the people held out who are for validation.
-        seed: Of the division.
-        fingerprint: Names all of the above; two plans that may give different tables have different ones.
-    """
-
-    source: Source
-    preparation: Preparation = field(default_factory=Preparation)
-    train_preparation: Preparation = field(default_factory=Preparation)
-    roles: Roles = field(default_factory=Roles)
-    person: str = "person"
-    max_records: int = 1
-    held_out: float = 0.2
-    val_share: float = 0.25
-    seed: int = 0
-    fingerprint: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        # Now, before the steps have learned anything.
-        parts = {
-            "layout": _LAYOUT,
-            "source": repr(self.source),
-            "steps": [_described(step) for step in (*self.preparation.steps, None, *self.train_preparation.steps)],
-            "roles": repr(self.roles),
-            "rest": [self.person, self.max_records, self.held_out, self.val_share, self.seed],
-        }
-        text = json.dumps(parts, sort_keys=True)
-        object.__setattr__(self, "fingerprint", hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """What the preparation came to.
-
-    Attributes:
-        table: The records that are used; a column ``side`` says where.
-        images: What their column ``image`` points into.
-        report: What each step did.
-        counts: Records after each part of the work.
-        person: The column that says who is who; None when every record is somebody else's.
-        releases: What was charged, as ``(release, count, label)``.
-        caveats: What limits the guarantee.
-        private: Whether this was charged to a ledger.
-        stamp: Differs between two stages even of one plan, where something was learned with noise.
-        truth: What is true, where it is known and was not read from a store.
-    """
-
-    table: pl.DataFrame
-    images: npt.NDArray[np.uint8]
-    report: PreparationReport
-    counts: Mapping[str, int]
-    person: str | None
-    releases: tuple[tuple[Release, int, str | None], ...]
-    caveats: tuple[str, ...]
-    private: bool
-    stamp: str
-    truth: Any = None
-
-    def charge(self, ledger: PrivacyLedger) -> None:
-        """Charge what was released when this was made, to a ledger that does not know of it yet."""
-        for release, count, label in self.releases:
-            ledger.charge(release, count, label)
-        for caveat in self.caveats:
-            ledger.add_caveat(caveat)
-
-    def discharge(self, ledger: PrivacyLedger) -> dict[tuple[Release, str | None], int]:
-        """Take back what :meth:`charge` charged, where a checkpoint's ledger that has it already is about to come.
-
-        Returns:
-            What the ledger then must have at least, before it is trained on: (release, label) to count.
-        """
-        own = {(release, label): count for release, count, label in self.releases}
-        rest = PrivacyLedger(delta=ledger.delta, unit=ledger.unit)
-        for release, count, label in ledger.history:
-            if count > own.get((release, label), 0):
-                rest.charge(release, count - own.get((release, label), 0), label)
-        for caveat in ledger.caveats:
-            rest.add_caveat(caveat)
-        wanted = {(release, label): count for release, count, label in ledger.history if (release, label) in own}
-        ledger.load_state_dict(rest.state_dict())
-        return wanted
 
 
 def run(
@@ -302,19 +190,3 @@ def _stored(store: PersonaStore, fingerprint: str, private: bool) -> Stage | Non
         private=private,
         stamp=notes["stamp"],
     )
-
-
-def _described(part: object) -> Any:
-    """What a step is and how it is set, in a form that is the same in another process."""
-    if part is None or isinstance(part, str | int | float | bool):
-        return part
-    if isinstance(part, Mapping):
-        return sorted([str(key), _described(value)] for key, value in part.items())
-    if isinstance(part, list | tuple):
-        return [_described(item) for item in part]
-    if isinstance(part, set | frozenset):
-        return sorted(map(repr, part))
-    if isinstance(part, Callable) or not hasattr(part, "__dict__"):  # type: ignore[arg-type]
-        return repr(part)
-    settings = {name: value for name, value in vars(part).items() if name not in _STATE}
-    return [f"{type(part).__module__}.{type(part).__qualname__}", _described(settings)]

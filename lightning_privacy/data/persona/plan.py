@@ -1,0 +1,133 @@
+"""What is to be done with people's records, from their source to the tables that are trained on.
+
+Example:
+    >>> from lightning_privacy.data.persona.generator import PersonaGenerator
+    >>> plans = [Plan(source=PersonaGenerator(seed=seed)) for seed in (0, 0, 1)]
+    >>> plans[0].fingerprint == plans[1].fingerprint, plans[0].fingerprint == plans[2].fingerprint
+    (True, False)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lightning_privacy.data.persona.default_preparation import (
+    default_preparation,
+    default_roles,
+    default_train_preparation,
+)
+from lightning_privacy.data.persona.generator import PersonaData, PersonaGenerator
+from lightning_privacy.preparation import Preparation, Roles
+
+__all__ = ["Plan", "Source", "make_plan"]
+
+# Written into stores; raised when a prepared table of an older version should not be used any more.
+_LAYOUT = 1
+# What steps write into themselves when they are fitted.
+_STATE = {"_caveats", "_changed", "_fitted", "_learned", "_rows"}
+
+
+class Source(Protocol):
+    """Where people come from. Its ``repr`` must name everything that its data depend on."""
+
+    def generate(self) -> PersonaData:
+        """Records and images."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that decides what the prepared tables are.
+
+    Attributes:
+        source: Where people come from.
+        preparation: What is done to all records.
+        train_preparation: What is done to those to train on; where it learns, it learns from them alone, and what it
+            learned is applied to the people held out.
+        roles: What columns are for.
+        person: The column in which the preparation says who is who; the identifier where it makes none.
+        max_records: Records of one person that are kept.
+        held_out: Share of people held out, where records don't say themselves whether they are public.
+        val_share: Share of the people held out who are for validation.
+        seed: Of the division.
+        fingerprint: Names all of the above; two plans that may give different tables have different ones.
+    """
+
+    source: Source
+    preparation: Preparation = field(default_factory=Preparation)
+    train_preparation: Preparation = field(default_factory=Preparation)
+    roles: Roles = field(default_factory=Roles)
+    person: str = "person"
+    max_records: int = 1
+    held_out: float = 0.2
+    val_share: float = 0.25
+    seed: int = 0
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Now, before the steps have learned anything.
+        parts = {
+            "layout": _LAYOUT,
+            "source": repr(self.source),
+            "steps": [_described(step) for step in (*self.preparation.steps, None, *self.train_preparation.steps)],
+            "roles": repr(self.roles),
+            "rest": [self.person, self.max_records, self.held_out, self.val_share, self.seed],
+        }
+        text = json.dumps(parts, sort_keys=True)
+        object.__setattr__(self, "fingerprint", hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
+
+
+def make_plan(
+    source: Source | None,
+    generated: Mapping[str, Any],
+    roles: Roles | Mapping[str, Any] | None,
+    preparations: tuple[Any, Any],
+    **settings: Any,
+) -> Plan:
+    """The plan of a data module's arguments.
+
+    Args:
+        source: Where people come from; None for a generator.
+        generated: Arguments of that generator.
+        roles: What columns are for, as Roles or a mapping; None for those of a generated table, and none of another.
+        preparations: Steps for all records and for those to train on, each as a Preparation, a list or a mapping; None
+            for the default ones.
+        **settings: Further attributes of the plan.
+    """
+    if roles is None:
+        roles = default_roles() if source is None or isinstance(source, PersonaGenerator) else Roles()
+    elif isinstance(roles, Mapping):
+        roles = Roles(**roles)
+    everyone, training = preparations
+    if training is None:
+        # Its steps expect what the default steps before them make.
+        training = default_train_preparation() if everyone is None else []
+    everyone = default_preparation(settings["max_records"]) if everyone is None else everyone
+    made = [steps if isinstance(steps, Preparation) else Preparation(steps) for steps in (everyone, training)]
+    return Plan(
+        source=PersonaGenerator(**generated) if source is None else source,
+        preparation=made[0],
+        train_preparation=made[1],
+        roles=roles,
+        **settings,
+    )
+
+
+def _described(part: object) -> Any:
+    """What a step is and how it is set, in a form that is the same in another process."""
+    if part is None or isinstance(part, str | int | float | bool):
+        return part
+    if isinstance(part, Mapping):
+        return sorted([str(key), _described(value)] for key, value in part.items())
+    if isinstance(part, list | tuple):
+        return [_described(item) for item in part]
+    if isinstance(part, set | frozenset):
+        return sorted(map(repr, part))
+    if callable(part) or not hasattr(part, "__dict__"):
+        return repr(part)
+    settings = {name: value for name, value in vars(part).items() if name not in _STATE}
+    return [f"{type(part).__module__}.{type(part).__qualname__}", _described(settings)]
