@@ -75,7 +75,7 @@ def kind_of(values: pl.Series) -> str:
         if len(text) and int(text.str.contains(pattern).sum()) >= _KIND_SHARE * len(text):
             return kind
     few = text.n_unique() <= min(_MOST_CATEGORIES, _CATEGORY_SHARE * len(text))
-    return "category" if few else "text"
+    return "category" if len(text) and few else "text"
 
 
 class ComparedColumn:
@@ -109,8 +109,7 @@ class ComparedColumn:
         codes = text.replace_strict(self._values, numbers, default=-1, return_dtype=pl.Int64).fill_null(-1)
         self.texts: pl.Series = text.cast(pl.String).alias(values.name)
         self.codes: Ints = codes.to_numpy()
-        self.counts = np.bincount(self.codes[self.codes >= 0], minlength=len(self._values))
-        self._present = int(self.counts.sum())
+        self._count()
 
     @cached_property
     def hashes(self) -> npt.NDArray[np.uint64]:
@@ -123,7 +122,7 @@ class ComparedColumn:
         return len(self._values)
 
     def take(self, records: Ints) -> ComparedColumn:
-        """The column of some of the records; how frequent a value is remains that of all.
+        """The column of some of the records.
 
         Args:
             records: their positions.
@@ -131,7 +130,12 @@ class ComparedColumn:
         part = copy(self)
         part.__dict__.pop("hashes", None)
         part.texts, part.codes = self.texts.gather(records), self.codes[records]
+        part._count()
         return part
+
+    def _count(self) -> None:
+        self.counts = np.bincount(self.codes[self.codes >= 0], minlength=len(self._values))
+        self._present = int(self.counts.sum())
 
     def chance(self, records: Ints) -> npt.NDArray[np.float64]:
         """Probability that another record has the same value by chance, for records whose value is not missing."""

@@ -101,7 +101,7 @@ def link_records(
         seed: of the random pairs on which chance agreement is counted.
 
     Raises:
-        ConfigurationError: a column is unknown or can't be compared, or more than 20 are left to compare.
+        ConfigurationError: a column is unknown or can't be compared, or more than 20 would be compared.
     """
     names = tuple(table.columns) if columns is None else column_names("columns", columns, empty=False)
     require_columns("columns", names, table.columns)
@@ -173,16 +173,15 @@ def _compared(
             left_out[name] = "every value is the same"
         else:
             columns.append(column)
-    if table.height > 1:
-        for name, part in contained_columns(columns).items():
-            left_out[name] = f"repeats {part!r}"
-    columns = [column for column in columns if column.name not in left_out]
     if len(columns) > _MOST_COLUMNS:
         raise ConfigurationError(
             f"columns: {len(columns)} are too many to compare, at most {_MOST_COLUMNS}; name those that tell people "
             f"apart"
         )
-    return columns, left_out
+    if table.height > 1:
+        for name, part in contained_columns(columns).items():
+            left_out[name] = f"repeats {part!r}"
+    return [column for column in columns if column.name not in left_out], left_out
 
 
 def _distinct_rows(codes: npt.NDArray[np.generic]) -> tuple[Ints, Ints]:

@@ -8,7 +8,7 @@ worth more than on a frequent one: for equal values u is the frequency of the va
 
 Left alone, the estimation finds the largest cluster of pairs that agree in something, and where a table has few
 duplicates or none that is people of one town. So what two records of one person look like is limited: they may differ
-clearly in a column at most every second time, and over all columns at most every fourth time. With these limits a
+clearly in a column at most every second time, and over all columns at most every fifth time. With these limits a
 table without duplicates ends in a share of matches near nothing.
 
 Example:
@@ -40,7 +40,7 @@ _ASSUMED_PAIRS = 20.0
 _ASSUMED_CHANCE = {2: (0.5, 0.5), 4: (0.8, 0.1, 0.08, 0.02), 5: (0.9, 0.07, 0.015, 0.005, 0.01)}
 _ASSUMED_CHANCE_PAIRS = 30.0
 # The most that the lower levels of a column may have among pairs of one person, and of all columns on average.
-_MOST_DIFFERENT, _MOST_DIFFERENT_MEAN = 0.5, 0.25
+_MOST_DIFFERENT, _MOST_DIFFERENT_MEAN = 0.5, 0.2
 _ROUNDS, _TOLERANCE = 200, 1e-4
 _RANDOM_PAIRS = 250_000
 
