@@ -37,15 +37,20 @@ from torch.nn.modules.batchnorm import _NormBase
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.federated.slots import TensorSlots
 
-__all__ = ["FlatModel", "copy_all", "matching"]
+__all__ = ["FlatModel", "Pattern", "copy_all", "matching"]
 
 
-def matching(names: Iterable[str], patterns: Collection[str]) -> set[str]:
-    """The names that one of the patterns fits: a name, a prefix of whole parts, or a shell pattern.
+Pattern = str | type[nn.Module]
+"""Says which parameters and buffers belong to a client: a name, a prefix, a shell pattern or a kind of layer."""
+
+
+def matching(names: Iterable[str], patterns: Collection[Pattern], module: nn.Module | None = None) -> set[str]:
+    """The names that one of the patterns fits: a name, a prefix of whole parts, a shell pattern, or a kind of layer.
 
     Args:
         names: Dotted names.
-        patterns: Such as ``"head"``, ``"*.bn1.*"``.
+        patterns: Such as ``"head"``, ``"*.bn1.*"``, ``nn.BatchNorm2d`` or, by name, ``"BatchNorm2d"``.
+        module: Whose layers are looked at for kinds.
 
     Raises:
         ConfigurationError: A pattern fits no name.
@@ -53,11 +58,17 @@ def matching(names: Iterable[str], patterns: Collection[str]) -> set[str]:
     Example:
         >>> sorted(matching(["head.weight", "head.bias", "body.weight"], ["head"]))
         ['head.bias', 'head.weight']
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+        >>> sorted(matching([name for name, _ in net.named_parameters()], [nn.LayerNorm], net))
+        ['1.bias', '1.weight']
     """
     names = list(names)
+    layers = [] if module is None else list(module.named_modules())
     found: set[str] = set()
     for pattern in patterns:
-        fits = {name for name in names if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")}
+        fits = _of_layers(names, pattern, layers)
+        if isinstance(pattern, str):
+            fits |= {name for name in names if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")}
         if not fits:
             raise ConfigurationError(
                 f"personal has {pattern!r}, which fits no parameter or buffer of the module; they are named "
@@ -75,7 +86,8 @@ class FlatModel:
 
     Args:
         module: The model, on its device.
-        personal: Names, prefixes or shell patterns of parameters and buffers that belong to each client.
+        personal: Names, prefixes or shell patterns of parameters and buffers that belong to each client, or kinds of
+            layers.
         statistics_only: Take only the running statistics of normalisation layers among the buffers, and leave out
             constants that are stored as buffers, such as position tables. Needed where noise is added to every entry.
 
@@ -84,10 +96,10 @@ class FlatModel:
         UnsupportedError: A parameter is complex, or a dense tensor it is not.
     """
 
-    def __init__(self, module: nn.Module, *, personal: Collection[str] = (), statistics_only: bool = False) -> None:
+    def __init__(self, module: nn.Module, *, personal: Collection[Pattern] = (), statistics_only: bool = False) -> None:
         parameters = dict(module.named_parameters())
         buffers = dict(module.named_buffers())
-        own = matching([*parameters, *buffers], personal)
+        own = matching([*parameters, *buffers], personal, module)
         trainable = {name: p for name, p in parameters.items() if p.requires_grad}
         statistics = _statistics(module) if statistics_only else set(buffers)
         floats = {name: b for name, b in buffers.items() if b.is_floating_point() and name in statistics}
@@ -245,6 +257,16 @@ class FlatModel:
     def give_personal(self) -> dict[str, Tensor]:
         """Copies of the present personal entries, on the CPU."""
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.personal.items()}
+
+
+def _of_layers(names: list[str], pattern: Pattern, layers: Sequence[tuple[str, nn.Module]]) -> set[str]:
+    """What the layers of a kind hold themselves, or in their parts."""
+    prefixes = [
+        f"{name}."
+        for name, layer in layers
+        if name and (type(layer).__name__ == pattern if isinstance(pattern, str) else isinstance(layer, pattern))
+    ]
+    return {name for name in names if name.startswith(tuple(prefixes))} if prefixes else set()
 
 
 @torch.no_grad()

@@ -13,8 +13,10 @@ from lightning_privacy.callbacks._trainer import training_metrics
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.federated.client_privacy import ClientPrivacy
 from lightning_privacy.federated.cohorts import CohortSampler
+from lightning_privacy.federated.flat import FlatModel
 
 __all__ = [
+    "hint_at_statistics",
     "keep_journal",
     "note_stores",
     "prepare_privacy",
@@ -72,6 +74,19 @@ def prepare_privacy(
     privacy.ledger.add_caveat(_FIGURES)
     if not secret and cohorts.expected_size(num_clients) < num_clients:
         privacy.ledger.add_caveat(_SEED)
+
+
+def hint_at_statistics(privacy: ClientPrivacy, model: FlatModel) -> None:
+    """Warn where running statistics share the clipping norm with the weights, as they mostly use it up."""
+    layers = sorted({name.rpartition(".")[0] for name in model.buffer_names})
+    if layers:
+        rank_zero_warn(
+            f"client_privacy clips the running statistics of {', '.join(map(repr, layers[:3]))}"
+            f"{' and more' if len(layers) > 3 else ''} together with the weights, to max_delta_norm="
+            f"{privacy.max_delta_norm:g}: they often move further than all weights, and get noise as well. Use "
+            "GroupNorm, or leave them to the clients with personal=[torch.nn.BatchNorm2d]",
+            stacklevel=2,
+        )
 
 
 def keep_journal(privacy: ClientPrivacy, trainer: Trainer) -> None:

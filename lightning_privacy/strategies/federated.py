@@ -42,7 +42,7 @@ from lightning_privacy.federated.client_privacy import ClientPrivacy
 from lightning_privacy.federated.cohorts import AllClients, CohortSampler, cohort_sampler
 from lightning_privacy.federated.example_privacy import ExamplePrivacy
 from lightning_privacy.federated.failures import SimulatedFailures
-from lightning_privacy.federated.flat import FlatModel
+from lightning_privacy.federated.flat import FlatModel, Pattern
 from lightning_privacy.federated.local import check_local_work
 from lightning_privacy.federated.partitions import Partition
 from lightning_privacy.federated.secure_sum import SecureSum
@@ -50,6 +50,7 @@ from lightning_privacy.federated.server import FedAvg, ServerOptimizer
 from lightning_privacy.federated.transforms import DeltaTransform
 from lightning_privacy.strategies._assembly import LocalWork, assemble
 from lightning_privacy.strategies._client_privacy import (
+    hint_at_statistics,
     keep_journal,
     note_stores,
     prepare_privacy,
@@ -99,7 +100,8 @@ class FederatedStrategy(DDPStrategy):
         transforms: Steps of the pipeline between clients and server, such as a compression.
         client_sampling: ``"uniform"``, ``"poisson"``, ``"weighted"``, ``"all"``, or a cohort sampler.
         client_weights: One per client, for ``"weighted"``.
-        personal: Names or patterns of parameters and buffers that every client keeps for itself.
+        personal: Names or patterns of parameters and buffers that every client keeps for itself, or kinds of layers:
+            ``nn.BatchNorm2d`` is FedBN (Li et al., ICLR 2021).
         persistent_optimizer: Clients keep the state of their optimizer from round to round.
         failures: Simulated failures.
         min_clients: A round with fewer usable updates ends the fit with an error.
@@ -141,7 +143,7 @@ class FederatedStrategy(DDPStrategy):
         transforms: Sequence[DeltaTransform] = (),
         client_sampling: str | CohortSampler = "uniform",
         client_weights: Sequence[float] | None = None,
-        personal: str | Sequence[str] = (),
+        personal: Pattern | Sequence[Pattern] = (),
         persistent_optimizer: bool = False,
         failures: SimulatedFailures | None = None,
         min_clients: int = 1,
@@ -162,7 +164,7 @@ class FederatedStrategy(DDPStrategy):
         check_local_work(self._work.epochs, local_steps)
         everyone = cohort_size is None and client_sampling == "uniform"
         self._server = FedAvg() if server_optimizer is None else server_optimizer
-        self._personal = (personal,) if isinstance(personal, str) else tuple(personal)
+        self._personal = (personal,) if isinstance(personal, str | type) else tuple(personal)
         self._plan = Plan(
             cohorts=AllClients() if everyone else cohort_sampler(client_sampling, cohort_size, client_weights),
             aggregator=WeightedMean(weighted=client_privacy is None) if aggregator is None else aggregator,
@@ -315,6 +317,7 @@ class FederatedStrategy(DDPStrategy):
             state, self._restored = self._restored, None
         if plan.privacy is not None:
             prepare_privacy(plan.privacy, trainer, self._clients.count, plan.cohorts, secret=self._secret_cohorts)
+            hint_at_statistics(plan.privacy, self._federation.model)
         if state is not None:
             self._federation.load_state_dict(state)
         if plan.private and (state is not None or trainer.checkpoint_callbacks):

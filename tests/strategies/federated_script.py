@@ -21,17 +21,18 @@ from lightning_privacy._lightning import LightningModule, ModelCheckpoint, Train
 from lightning_privacy.federated.aggregation import CoordinateMedian
 from lightning_privacy.federated.algorithms import Scaffold
 from lightning_privacy.federated.client_privacy import ClientPrivacy
+from lightning_privacy.federated.example_privacy import ExamplePrivacy
 from lightning_privacy.federated.partitions import QuantityPartition
+from lightning_privacy.federated.secure_sum import SecureSum
 from lightning_privacy.mechanisms import NoiseSource
 from lightning_privacy.strategies import FederatedStrategy
 
 
 class Model(LightningModule):
-    def __init__(self) -> None:
+    def __init__(self, *, plain: bool = False) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Dropout(0.2), nn.Linear(4, 1)
-        ).double()
+        middle: list[nn.Module] = [nn.Tanh()] if plain else [nn.BatchNorm1d(4), nn.Tanh(), nn.Dropout(0.2)]
+        self.net = nn.Sequential(nn.Linear(3, 4), *middle, nn.Linear(4, 1)).double()
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         if os.environ.get("LP_KILL") == f"{self.global_rank}:{self.trainer.global_step}":
@@ -62,7 +63,11 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "median": {"cohort_size": 5, "aggregator": CoordinateMedian()},
     "personal": {"cohort_size": 5, "personal": ["net.4"], "persistent_optimizer": True},
     "private": {"cohort_size": 3, "client_sampling": "poisson"},
+    "secure": {"secure_sum": SecureSum()},
+    "examples": {"cohort_size": 5},
+    "vectorized": {"cohort_size": 5, "vectorize": 2},
 }
+PLAIN = ("examples", "vectorized")  # without layers that these refuse
 
 
 def fit(kind: str, devices: int, folder: Path) -> dict[str, Any]:
@@ -71,8 +76,12 @@ def fit(kind: str, devices: int, folder: Path) -> dict[str, Any]:
         options["client_privacy"] = ClientPrivacy(
             delta=1e-5, noise_multiplier=1.0, max_delta_norm=0.1, noise=NoiseSource(seed=1), adaptive=True
         )
+    if kind == "examples":
+        options["example_privacy"] = ExamplePrivacy(
+            delta=1e-5, noise_multiplier=1.0, noise=NoiseSource(seed=1), probe=False
+        )
     torch.manual_seed(0)
-    model = Model()
+    model = Model(plain=kind in PLAIN)
     strategy = FederatedStrategy(
         partition=QuantityPartition(9, alpha=1.0, min_examples=3), seed=2, local_epochs=2, **options
     )
@@ -99,13 +108,14 @@ def fit(kind: str, devices: int, folder: Path) -> dict[str, Any]:
     )
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "seconds" not in name}
     weights = torch.cat([tensor.double().reshape(-1) for tensor in model.state_dict().values()])
-    privacy = options.get("client_privacy")
+    privacy, examples = options.get("client_privacy"), options.get("example_privacy")
     return {
         "weights": weights.tolist(),
         "metrics": metrics,
         "clients": [entry["client"] for entry in strategy.history],
         "epsilon": None if privacy is None else privacy.ledger.epsilon(exact=True),
         "charged": None if privacy is None else sum(count for _, count, _ in privacy.ledger.history),
+        "steps": None if examples is None else [examples.ledger(client).history[0][1] for client in examples.clients],
         "rank": trainer.global_rank,
     }
 

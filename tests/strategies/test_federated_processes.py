@@ -19,7 +19,7 @@ import pytest
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("federated_processes")]
 
 SCRIPT = Path(__file__).with_name("federated_script.py")
-KINDS = ["mean", "exact", "one", "scaffold", "median", "personal", "private"]
+KINDS = ["mean", "exact", "one", "scaffold", "median", "personal", "private", "secure", "examples", "vectorized"]
 # Variables that a launcher or an earlier fit in this process left: with them the script waits for ranks nobody starts.
 FOREIGN = (
     "SLURM_",
@@ -33,7 +33,7 @@ FOREIGN = (
     "GROUP_RANK",
     "TORCHELASTIC_",
 )
-SAME_BITS = {"exact", "median", "one"}
+SAME_BITS = {"exact", "median", "one", "secure"}
 
 
 def start(devices: int, folder: Path, *kinds: str, timeout: float = 200, **environment: str) -> tuple[int, str]:
@@ -83,7 +83,7 @@ def test_p40_two_processes_end_with_the_model_of_one(
     assert first["weights"] == second["weights"]
     assert first["weights"] == pytest.approx(expected["weights"], rel=0, abs=0 if kind in SAME_BITS else 1e-12)
     for found in (first, second):
-        for name in ("clients", "epsilon", "charged"):
+        for name in ("clients", "epsilon", "charged", "steps"):
             assert found[name] == expected[name], name
         assert found["metrics"].keys() == expected["metrics"].keys()
 

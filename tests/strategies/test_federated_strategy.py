@@ -279,6 +279,21 @@ def test_personal_entries_never_reach_the_global_model(tools):
     assert not torch.equal(after["net.0.weight"], before["net.0.weight"])
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, "BatchNorm1d", [nn.modules.batchnorm._BatchNorm]], ids=str)
+def test_fed_bn_keeps_layers_of_a_kind_with_the_clients(tools, kind):
+    """Statistics, scales and shifts are each client's own, and go on where they were; the rest is averaged."""
+    module, federated = tools.Regression(norm=True), strategy(cohort_size=None, personal=kind)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    tools.fit(federated, module, max_epochs=2, batch_size=3)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name]) == name.startswith("net.1."), name
+    kept = federated._federation.stores.personal
+    assert set(kept) == {0, 1, 2, 3}
+    assert set(kept[0]) == {name for name in before if name.startswith("net.1.")}
+    assert not torch.equal(kept[0]["net.1.running_mean"], kept[1]["net.1.running_mean"])
+    assert int(kept[0]["net.1.num_batches_tracked"]) == 4  # two batches in each of two rounds
+
+
 def test_one_personal_name_needs_no_list(tools):
     module = tools.Regression()
     before = module.net[3].weight.clone()
