@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.preparation.csv_export import neutralise_formulas, restore_formulas, write_csv
 from lightning_privacy.preparation.read import read_table
-from lightning_privacy.preparation.write_csv import neutralise_formulas, restore_formulas, write_csv
 
 FORMULAS = [
     "=1+1",
