@@ -37,3 +37,11 @@ def test_p29_a_number_that_moves_by_the_sensitivity_moves_by_no_more_than_that_i
 def test_the_grid_costs_a_millionth(sensitivity):
     cell = Fraction(2) ** (int(np.frexp(sensitivity)[1]) - 1 - 20)
     assert 1 < Grid(sensitivity).sensitivity * cell / Fraction(sensitivity) < 1 + 1e-6
+
+
+def test_p29_rounding_adds_to_the_sensitivity_and_is_counted():
+    """Numbers that move by the whole sensitivity: some by more cells than it has, none by more than is counted."""
+    one = np.random.default_rng(0).uniform(0, 1e-3, 1000)
+    grid = Grid(1.1)
+    moved = (grid.differences(one + 1.1, np.zeros(1)) - grid.differences(one, np.zeros(1))).max()
+    assert 1.1 * 2**20 < moved <= grid.sensitivity
