@@ -9,6 +9,8 @@ from torch.optim import LBFGS, Optimizer
 
 from lightning_privacy._lightning import LightningModule
 from lightning_privacy.callbacks._trainer import synchronises_batch_norm
+from lightning_privacy.callbacks.group_dro import GroupDRO
+from lightning_privacy.callbacks.reweighing import Reweighing
 from lightning_privacy.errors import UnsupportedError
 
 __all__ = ["check_fit", "check_module", "check_optimizers"]
@@ -23,6 +25,18 @@ def check_fit(trainer: Any, module: LightningModule) -> None:
         UnsupportedError: Naming the argument and the way out.
     """
     check_module(module)
+    for callback in trainer.callbacks:
+        if isinstance(callback, GroupDRO):
+            raise UnsupportedError(
+                "GroupDRO follows the losses of groups from step to step, and here every client steps by itself: one "
+                "client's losses would weigh the next one's, and depend on who was trained before. Use "
+                "aggregator=QFFL(...), which looks after the clients that are worst off, or Reweighing(counts=...)"
+            )
+        if isinstance(callback, Reweighing) and callback.weights is None:
+            raise UnsupportedError(
+                "Reweighing would count the groups and labels of all clients in one place, which a federation has not: "
+                "give it public counts, Reweighing(counts=[[...]])"
+            )
     if synchronises_batch_norm(trainer):
         raise UnsupportedError(
             "Trainer(sync_batchnorm=True) normalises with statistics over all processes, and each of them trains other "
