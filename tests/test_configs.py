@@ -92,7 +92,7 @@ def test_the_gpu_trainer_is_the_cpu_trainer_on_another_device(tmp_path):
 def test_no_file_is_left_out():
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")}
     tested = {".", "data", "model", "model/optimizer", "model/scheduler", "logger", "callbacks", "experiment"}
-    assert groups == tested | {"trainer", "paths", "hydra", "noise", "strategy", "partition", "security"}
+    assert groups == tested | {"trainer", "paths", "hydra", "noise", "strategy", "partition", "security", "preparation"}
 
 
 @pytest.mark.parametrize("option", _options("partition"))
