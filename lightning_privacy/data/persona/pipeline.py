@@ -24,6 +24,7 @@ from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.accounting.releases import release_from_dict
 from lightning_privacy.data.persona.encoding import labelled
 from lightning_privacy.data.persona.generator import PersonaData
+from lightning_privacy.data.persona.image_labels import ImageLabelErrors
 from lightning_privacy.data.persona.plan import Plan
 from lightning_privacy.data.persona.split import at_most, split_by_person
 from lightning_privacy.data.persona.stage import SIDES, Stage
@@ -105,6 +106,9 @@ def _data(plan: Plan, store: PersonaStore | None) -> PersonaData:
 def _prepared(
     plan: Plan, data: PersonaData, context: Context
 ) -> tuple[pl.DataFrame, PreparationReport, dict[str, int], str | None]:
+    for step in (*plan.preparation.steps, *plan.train_preparation.steps):
+        if isinstance(step, ImageLabelErrors):
+            step.look_at(data.images)
     counts = {"recorded": len(data.records)}
     table, report = plan.preparation.fit_apply(data.records, context)
     counts["prepared"] = len(table)

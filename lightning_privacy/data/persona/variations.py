@@ -27,7 +27,7 @@ from lightning_privacy.data.augmentation.warp import affine_maps
 __all__ = ["vary"]
 
 # At strength 1, the standard deviations: degrees, pixels, log of the factor, degrees, pixels of the elastic field.
-_TURN, _SHIFT, _SCALE, _SHEAR, _FIELD = 7.0, 0.9, 0.06, 4.0, 0.7
+_TURN, _SHIFT, _SCALE, _SHEAR, _FIELD = 5.0, 0.6, 0.04, 3.0, 0.5
 # Points of the coarse grid along a side, of which the outermost lie beyond the image.
 _KNOTS = 6
 # Images at a time, which bounds the memory of the grids.
