@@ -100,7 +100,7 @@ class Preparation:
         lazy = frame.lazy()
         for step in self._steps:
             lazy = step.apply(lazy)
-        return lazy.collect(engine="streaming") if isinstance(frame, pl.DataFrame) else lazy
+        return lazy.collect() if isinstance(frame, pl.DataFrame) else lazy
 
     def stream(self, frame: pl.DataFrame | pl.LazyFrame, *, rows: int = 100_000) -> Iterator[pl.DataFrame]:
         """Transform any number of rows in batches, in the memory of a few of them.

@@ -203,7 +203,7 @@ class Step(ABC):
         Args:
             frame: as in :meth:`apply`.
         """
-        after = self.apply(frame.lazy()).collect(engine="streaming")
+        after = self.apply(frame.lazy()).collect()
         self._count(frame, after)
         return after
 
