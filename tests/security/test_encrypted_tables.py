@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader
 
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.security import (
+    Content,
     EncryptedDataset,
     EncryptedRecords,
+    EncryptedWriter,
     EncryptionError,
     Key,
     KeyRing,
@@ -243,3 +245,12 @@ def test_parquet_with_wrong_arguments_is_refused(tmp_path):
     PARQUET.write_parquet(tmp_path / "plain")
     with pytest.raises(NotEncryptedError, match=r"polars\.read_parquet"):
         read_parquet(tmp_path / "plain", KEY)
+
+
+@pytest.mark.parametrize("words", [[5, 3, 8, 3], [3, 9, 2], [8, 2], [0], [2**64 - 1]], ids=str)
+def test_an_index_that_makes_no_sense_is_refused(tmp_path, words):
+    """Ends of records that run backwards or past the data, or more of them than there is room for."""
+    with EncryptedWriter(tmp_path / "records", KEY, content=Content.RECORDS) as file:
+        file.write(bytes(8) + np.array(words, dtype="<u8").tobytes())
+    with pytest.raises(EncryptionError, match="does not hold records"):
+        EncryptedRecords(tmp_path / "records", KEY)
