@@ -71,7 +71,7 @@ class RootSite:
         """See :data:`~lightning_privacy.gradients.interception.Handler`."""
         recorder = self.recorder
         listening = recorder.armed and recorder.listening()
-        if listening and recorder.collector.renew():
+        if listening and self._renewed():
             return getattr(self.network, self.method)(*args, **kwargs)
         if listening and recorder.examples is None:
             recorder.take_examples(first_batch_size((args, kwargs)))
@@ -80,6 +80,16 @@ class RootSite:
             if self.inner is not None:
                 return self.inner(original, args, kwargs)
             return original(*args, **kwargs)
+
+    def _renewed(self) -> bool:
+        """Whether the layers are listened to anew; the many looks at parameters for that need not be watched."""
+        watch = self.recorder.watch
+        if watch is None or not watch.rest():
+            return self.recorder.collector.renew()
+        try:
+            return self.recorder.collector.renew()
+        finally:
+            watch.wake()
 
 
 def first_batch_size(arguments: object) -> int:

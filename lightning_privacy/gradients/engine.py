@@ -310,8 +310,7 @@ class PrivateGradients:
             PrivacyViolation: the step has another micro-batch already.
         """
         expected = self._expected
-        unchanged = self._buffers.fits() and not self._trained.changed()
-        if expected is None or self._recorder.uses or unchanged:
+        if expected is None or self._recorder.uses or (self._buffers.fits() and not self._trained.changed()):
             return False
         self.arm(
             batch_size=self._recorder.examples,

@@ -44,7 +44,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _get_current_function_mode_stack
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lightning_privacy.errors import PrivacyViolation, UnsupportedError
@@ -100,6 +100,20 @@ class FollowedParameters:
             return False
         return self._mode in _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
 
+    def rest(self) -> bool:
+        """Let functions be called unseen from now on to :meth:`wake`, where nothing else watches them meanwhile.
+
+        For what a layer's site calls itself, on detached parameters: every look at an attribute of a tensor is a call.
+        """
+        if _get_current_function_mode() is not self._mode:  # type: ignore[no-untyped-call]
+            return False
+        self._mode.__exit__(None, None, None)
+        return True
+
+    def wake(self) -> None:
+        """See calls of functions again."""
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
+
     @property
     def rows(self) -> int | None:
         """Rows of the batch, where their number is known."""
@@ -153,6 +167,13 @@ class FollowedParameters:
     def without_data(self, arguments: Any) -> bool:
         """Return whether nothing in ``arguments`` was computed from the batch."""
         return not any(self.is_data(tensor) for tensor in tensors_in(arguments))
+
+    def only_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Return whether arguments hold something computed from the batch, and nothing made of parameters alone."""
+        if kwargs or any(type(value) is not Tensor for value in args):
+            return not self.without_data((args, kwargs)) and not self.follows((args, kwargs))
+        tracked = self.tracked  # the usual case, without looking into anything
+        return not any(id(value) in tracked for value in args) and any(self.is_data(value) for value in args)
 
     def with_rows(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the arguments of a layer; see :class:`~lightning_privacy.gradients.recorder.Watch`."""

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients.rules import COMPOSITE_RULES, RULES, CompositeRule, Rule, composite_rule_for, rule_for
+from lightning_privacy.gradients.walk import each_layer
 
 __all__ = ["loss_problem", "refuse_coupling_layers", "refuse_optimizer", "refuse_unfit"]
 
@@ -44,8 +45,9 @@ def refuse_coupling_layers(module: nn.Module) -> None:
     Raises:
         UnsupportedError: naming the layer and the way out.
     """
-    for name, layer in module.named_modules():
+    for layer in each_layer(module):
         if isinstance(layer, _BATCH_NORMS) and (layer.training or layer.running_mean is None):
+            name = next(name for name, one in module.named_modules() if one is layer)
             raise UnsupportedError(
                 f"layer '{name}' ({type(layer).__name__}) mixes the examples of a batch, so one example's gradient "
                 "can't be bounded. Replace it before the optimizer is built: model = "

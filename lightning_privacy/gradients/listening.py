@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,13 @@ class Use:
         self.layout = layout
         self.names = names
         self.fired = False
-        self.versions = [leaf._version for leaf in tree_leaves(kept) if isinstance(leaf, Tensor)]
+        self.versions = _versions(kept)
+
+
+def _versions(kept: Any) -> list[int]:
+    """How often each tensor that was kept has been modified in place."""
+    leaves = (kept,) if isinstance(kept, Tensor) else tree_leaves(kept)
+    return [leaf._version for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def _each(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -67,7 +73,13 @@ def _rows_first(values: Any, layout: Layout) -> Any:
 
 
 class Site:
-    """Base of the sites: which layer, which of its parameters train."""
+    """Base of the sites: which layer, which of its parameters train.
+
+    Attributes:
+        unseen: whether :meth:`run` calls nothing but functions on detached parameters, which nobody need watch.
+    """
+
+    unseen: ClassVar[bool] = False
 
     def __init__(self, name: str, layer: nn.Module, recorder: Recorder, parameters: dict[str, nn.Parameter]) -> None:
         self.name = name or type(layer).__name__
@@ -118,6 +130,22 @@ class Site:
 
     def __call__(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Stand in for the layer's forward."""
+        recorder, watch = self.recorder, self.recorder.watch
+        if not self.unseen or watch is None or not watch.rest():
+            return self._seen(original, args, kwargs)
+        try:
+            names = self.training()
+            if names and recorder.listening() and (not recorder.armed or watch.only_data(args, kwargs)):
+                output = self.run(original, args, kwargs, names)
+                if recorder.armed and recorder.seen is not None:
+                    watch.note_output(output)
+                return output
+        finally:
+            watch.wake()
+        return self._seen(original, args, kwargs)
+
+    def _seen(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Stand in for the layer's forward; what it calls is watched, where something watches."""
         names = self.training()
         if not names or not self.recorder.listening():
             return original(*args, **kwargs)
@@ -162,7 +190,7 @@ class Site:
                 "Detach what you carry from batch to batch, and call backward once per batch."
             )
         use.fired = True
-        if use.versions != [leaf._version for leaf in tree_leaves(use.kept) if isinstance(leaf, Tensor)]:
+        if use.versions != _versions(use.kept):
             raise PrivacyViolation(
                 f"the input of layer '{self.name}' was modified in place after the layer ran, so its per-example "
                 "gradient can't be known; use the out-of-place operation"

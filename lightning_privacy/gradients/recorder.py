@@ -48,6 +48,12 @@ class Watch(Protocol):
     def active(self) -> bool:
         """Whether calls of functions are followed at the moment."""
 
+    def rest(self) -> bool:
+        """Let functions be called unseen from now on to :meth:`wake`; returns False, and does nothing, if it can't."""
+
+    def wake(self) -> None:
+        """See calls of functions again."""
+
     def reset(self) -> None:
         """Called where a micro-batch begins and where it ends."""
 
@@ -59,6 +65,9 @@ class Watch(Protocol):
 
     def without_data(self, arguments: Any) -> bool:
         """Return whether nothing in ``arguments`` was computed from the batch."""
+
+    def only_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Return whether arguments hold something computed from the batch, and nothing made of parameters alone."""
 
     def with_rows(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the arguments of layer ``name``; what was made of parameters alone has a row for each example."""

@@ -10,7 +10,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Container, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -57,6 +57,8 @@ Contributions = Callable[[Any, Tensor], Mapping[str, Contribution]]
 
 class _RuleSite(Site):
     """A layer with a rule."""
+
+    unseen: ClassVar[bool] = True
 
     def __init__(
         self, name: str, layer: nn.Module, recorder: Recorder, parameters: dict[str, nn.Parameter], rule: Rule

@@ -28,6 +28,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.gradients.raw_gradients import refuse_raw_gradient
+from lightning_privacy.gradients.walk import each_parameter
 
 __all__ = ["TrainedParameters"]
 
@@ -95,7 +96,8 @@ class TrainedParameters:
 
     def changed(self) -> bool:
         """Return whether something trains that was not tracked; what stopped to train is no danger."""
-        return any(p.requires_grad and id(p) not in self._tracked for p in self._module.parameters())
+        tracked = self._tracked
+        return any(p.requires_grad and id(p) not in tracked for p in each_parameter(self._module))
 
     def tracks(self, parameter: nn.Parameter) -> bool:
         """Return whether ``parameter`` may have a gradient."""

@@ -25,6 +25,7 @@ from brute_force import (
 )
 from laid_out import check_laid_out
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from lightning_privacy.errors import PrivacyViolation, UnsupportedError
@@ -599,3 +600,63 @@ def test_positions_looked_up_for_every_row_need_no_more_memory_than_the_batch(
 ) -> None:
     monkeypatch.setattr("lightning_privacy.gradients.functional_operation._MAX_ELEMENTS", 0)
     check_clipped_sums(_Positions(padding_idx), (torch.randn(5, 6, 4).double(),))
+
+
+def _after_a_failure(m: Any, x: Tensor) -> Tensor:
+    try:
+        m.first(x[:, :3])
+    except RuntimeError:
+        return m.first(x) * m.scale  # and functions are followed as before
+    raise AssertionError("the layer took an input of the wrong width")
+
+
+class Counting(TorchFunctionMode):
+    """A watch of the user's own, over the one that follows parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls.append(getattr(func, "__name__", str(func)))
+        return func(*args, **(kwargs or {}))
+
+
+def _watched_by_the_user(m: Any, x: Tensor) -> Tensor:
+    with Counting() as counting:
+        output = m.first(x) * m.scale
+    assert {"linear", "mul"} <= set(counting.calls)
+    return output
+
+
+@pytest.mark.parametrize("function", [_after_a_failure, _watched_by_the_user], ids=["a layer fails", "watched twice"])
+def test_p06_functions_are_followed_around_layers_that_are_not_watched(function: Callable[..., Any]) -> None:
+    check_clipped_sums(Using(function, first=nn.Linear(5, 4), scale=(4,)).double(), (normal(6, 5),))
+
+
+def test_calls_of_an_ordinary_layer_are_not_watched() -> None:
+    # Only speed: each look at a tensor would be a call into Python.
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    engine = engine_for(model)
+    watch = model[0].forward.handler.recorder.watch
+    seen: list[str] = []
+    handle, watch._mode._owner = watch._mode._owner, Spying(watch._mode._owner, seen)
+    engine.arm(batch_size=4, step=0)
+    outputs_loss(model, normal(4, 3)).mean().backward()
+    watch._mode._owner = handle
+    engine.detach()
+    assert seen == ["tanh"]
+
+
+class Spying:
+    """Stands before what follows parameters, and notes the functions it is told of."""
+
+    def __init__(self, owner: Any, seen: list[str]) -> None:
+        self.owner, self.seen = owner, seen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.owner, name)
+
+    def untouched(self, function: Any, args: Any, kwargs: Any) -> Any:
+        self.seen.append(function.__name__)
+        return self.owner.untouched(function, args, kwargs)
