@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from datetime import UTC, date, datetime
@@ -254,3 +255,14 @@ def test_an_index_that_makes_no_sense_is_refused(tmp_path, words):
         file.write(bytes(8) + np.array(words, dtype="<u8").tobytes())
     with pytest.raises(EncryptionError, match="does not hold records"):
         EncryptedRecords(tmp_path / "records", KEY)
+
+
+@pytest.mark.parametrize(
+    "entry", [["a", "<f8", [2], 1], ["a", "|u1", [17], 0], ["a", "|O", [1], 0], ["a", "<f8", [-1], 0]], ids=str
+)
+def test_an_array_that_is_not_in_the_file_is_refused(tmp_path, entry):
+    text = json.dumps([entry]).encode()
+    with EncryptedWriter(tmp_path / "arrays", KEY, content=Content.ARRAYS) as file:
+        file.write(len(text).to_bytes(8, "little") + text + bytes(16))
+    with pytest.raises(EncryptionError, match="does not hold arrays"):
+        read_arrays(tmp_path / "arrays", KEY)
