@@ -1,7 +1,7 @@
 """LightningDataModules for the examples and benchmarks.
 
-None learns anything from its data: scales, category lists and bounds are public constants. Validation is
-always a part of the held-out data.
+None learns anything from its data that is not charged to a ledger: scales, category lists and bounds are public
+constants. Validation is always a part of the held-out data.
 """
 
 from __future__ import annotations
