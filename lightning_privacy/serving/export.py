@@ -19,12 +19,10 @@ Example:
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,10 +32,10 @@ from torch import Tensor, nn
 
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.errors import ConfigurationError
-from lightning_privacy.fairness.table import FairnessTable
 from lightning_privacy.security.atomic_file import sync_folder
 from lightning_privacy.security.key_ring import KeyLike
 from lightning_privacy.serving import _formats as made
+from lightning_privacy.serving._figures import columns_of, figures_of, plain
 from lightning_privacy.serving.declared_data import DeclaredData
 from lightning_privacy.serving.errors import ExportError
 from lightning_privacy.serving.exported_model import MANIFEST, Run, onnx_run, read_folder
@@ -49,11 +47,8 @@ __all__ = ["export"]
 
 _FORMATS = ("safetensors", "torch", "onnx")
 _NAME_OF = {kind: name for name, kind in FILES.items()}
-_SOURCES = ("public", "held_out", "charged")
 _PACKAGES = ("lightning-privacy", "torch", "onnx", "onnxruntime", "safetensors")
 _INPUT_TYPES = (torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8)
-# An absolute path of two parts or more, on either kind of system; folders may have spaces in their names.
-_PATH = re.compile(r"(?<![\w.:/])(?:/[\w.+@~ -]*[\w.+@~-])+/[\w.+@~-]*|\b[A-Za-z]:\\[^\s'\"]+|\\\\[^\s'\"]+")
 _TOLERANCE = 1e-3
 
 
@@ -124,7 +119,7 @@ def export(
     statement = PrivacyStatement.of(ledger, caveats=tuple(each for each in caveats if each is not None))
     run = _run_of(network)
     card = _card(network, run, example_input, class_names)
-    figures = _figures(metrics)
+    figures = figures_of(metrics)
 
     contents: dict[str, bytes] = {}
     if "safetensors" in formats:
@@ -150,10 +145,10 @@ def export(
         model=card,
         privacy=replace(
             statement,
-            releases=tuple(_plain(each) for each in statement.releases),
-            caveats=tuple(_plain(each) for each in statement.caveats),
+            releases=tuple(plain(each) for each in statement.releases),
+            caveats=tuple(plain(each) for each in statement.caveats),
         ),
-        roles=_roles(roles),
+        roles=columns_of(roles),
         metrics=figures,
         quantised=quantised,
         versions=_versions(),
@@ -260,65 +255,8 @@ def _quantised(
 
 
 def _evaluated(outputs: Any, data: DeclaredData) -> dict[str, Any]:
-    figures: dict[str, Any] = _plain({"source": data.source, **accuracy_of(outputs, data)})
+    figures: dict[str, Any] = plain({"source": data.source, **accuracy_of(outputs, data)})
     return figures
-
-
-def _figures(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if metrics is None:
-        return None
-    if not isinstance(metrics, Mapping) or metrics.get("source") not in _SOURCES:
-        raise ConfigurationError(
-            "metrics must be a mapping that says under 'source' what the figures were computed from: 'public' or "
-            "'held_out' people, or 'charged' where each was released through the ledger; figures of private data may "
-            "not leave otherwise"
-        )
-    figures: dict[str, Any] = _plain(metrics)
-    return figures
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and texts as JSON has them; what is not a number is null; no text has a path."""
-    if isinstance(value, FairnessTable):
-        groups: dict[str, Any] = {}
-        for record in value.records():
-            if record["group"]:
-                figures = groups.setdefault(str(record["group"]), {})
-                name = str(record["figure"]) + (f"/{record['class']}" if record["class"] != "" else "")
-                figures[name] = None if record["value"] == "" else record["value"]
-        small = {"too_small_to_judge": ", ".join(value.too_small)} if value.too_small else {}
-        return _plain({"groups": groups, "disparities": value.disparities, **small})
-    if isinstance(value, Mapping):
-        return {_without_paths(str(name)): _plain(each) for name, each in value.items()}
-    if isinstance(value, str):
-        return _without_paths(value)
-    if hasattr(value, "item") and not isinstance(value, bool | int | float):
-        value = value.item()  # scalars of torch and NumPy
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    raise ConfigurationError(f"metrics must be numbers, texts and mappings of them, got {type(value).__name__}")
-
-
-def _without_paths(text: str) -> str:
-    return _PATH.sub("<path>", text)
-
-
-def _roles(roles: Any) -> dict[str, tuple[str, ...]]:
-    if roles is None:
-        return {}
-    values = asdict(roles) if is_dataclass(roles) and not isinstance(roles, type) else roles
-    if not isinstance(values, Mapping):
-        raise ConfigurationError(f"roles must be Roles or a mapping of column names, got {type(roles).__name__}")
-    found = {}
-    for role, columns in values.items():
-        names = (columns,) if isinstance(columns, str) else tuple(columns or ())
-        if not all(isinstance(name, str) for name in names):
-            raise ConfigurationError(f"roles must be names of columns, got {columns!r:.80} for {role!r}")
-        if names:
-            found[str(role)] = tuple(_without_paths(name) for name in names)
-    return found
 
 
 def _versions() -> dict[str, str]:

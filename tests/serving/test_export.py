@@ -91,6 +91,7 @@ def test_nothing_else_leaves(trained):
     parts = {path.name: path.read_bytes() for path in folder.iterdir()}
     with zipfile.ZipFile(folder / "model.pt2") as archive:
         parts |= {f"pt2:{name}": archive.read(name) for name in archive.namelist()}
+    assert parts["pt2:archive/data/sample_inputs/model.pt"] == b""
     rows = [row.numpy().tobytes()[600:1400] for row in training[::50]]
     assert all(any(row) for row in rows)
     for name, content in parts.items():
