@@ -126,7 +126,14 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
         console.print("Training the same network without privacy, for comparison")
         watching = _plain_trainer(config, callbacks=_onlookers(config))
         _, twin = _train(config, watching, datamodule, ckpt_path=None)
-    summary = RunSummary(outcome, guarantee, twin, artefacts=_artefacts(config, datamodule))
+    released: PrivacyLedger | None = getattr(datamodule, "ledger", None) if ledger is None else None
+    summary = RunSummary(
+        outcome,
+        guarantee,
+        twin,
+        data_releases=None if released is None else Guarantee.of(released),
+        artefacts=_artefacts(config, datamodule),
+    )
     summary.write(folder)
     return summary
 

@@ -29,7 +29,7 @@ def _options(group: str) -> list[str]:
 
 def _compose(tmp_path: Path, *overrides: str) -> DictConfig:
     with initialize_config_module("lightning_privacy.conf", version_base="1.3"):
-        return compose("config", overrides=[f"paths.output_dir={tmp_path}", *overrides])
+        return compose("config", overrides=[f"paths.root={tmp_path}", f"paths.output_dir={tmp_path}", *overrides])
 
 
 def _check(config: DictConfig) -> Trainer:
@@ -66,6 +66,7 @@ def test_the_default_is_private_digits_at_epsilon_3(tmp_path):
         *(f"paths={option}" for option in _options("paths") if option != "default"),
         *(f"+noise={option}" for option in _options("noise")),
         *(f"strategy={option}" for option in _options("strategy")),
+        *(f"deploy={option}" for option in _options("deploy")),
         "callbacks.privacy.clipping=adaptive",
         "model.optimizer._target_=torch.optim.RMSprop",
         "callbacks.privacy.epsilon=8",
@@ -92,7 +93,17 @@ def test_the_gpu_trainer_is_the_cpu_trainer_on_another_device(tmp_path):
 def test_no_file_is_left_out():
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")}
     tested = {".", "data", "model", "model/optimizer", "model/scheduler", "logger", "callbacks", "experiment"}
-    assert groups == tested | {"trainer", "paths", "hydra", "noise", "strategy", "partition", "security", "preparation"}
+    assert groups == tested | {
+        "trainer",
+        "paths",
+        "hydra",
+        "noise",
+        "strategy",
+        "partition",
+        "security",
+        "preparation",
+        "deploy",
+    }
 
 
 @pytest.mark.parametrize("option", _options("partition"))

@@ -58,11 +58,15 @@ class PrivateLabelsDataModule(DataModuleProxy):
 
     own: ClassVar[frozenset[str]] = DataModuleProxy.own | {
         "correction",
+        "learns_from_records",
         "ledger",
         "load_state_dict",
         "state_dict",
         "train_dataloader",
     }
+
+    # Randomised labels are releases, which belong into the ledger of private training.
+    learns_from_records = True
 
     def __init__(
         self,

@@ -111,12 +111,14 @@ class RunSummary:
         outcome: Of the run itself.
         guarantee: What its ledger holds; ``None`` for a run without privacy.
         without_privacy: The same network trained without privacy, for comparison; ``None`` if it was not.
+        data_releases: Of a run without privacy, what its data were prepared with, such as labels drawn at random.
         artefacts: Where the run left what is not in its folder's usual places, by what it is.
     """
 
     outcome: Outcome
     guarantee: Guarantee | None = None
     without_privacy: Outcome | None = None
+    data_releases: Guarantee | None = None
     artefacts: Mapping[str, str] = field(default_factory=dict)
 
     def table(self) -> Table:
@@ -146,7 +148,7 @@ class RunSummary:
     def notes(self) -> list[str]:
         """What a reader of the table must know, one sentence each."""
         if self.guarantee is None:
-            return ["This model was trained without differential privacy."]
+            return ["This model was trained without differential privacy.", *_notes_on_data(self.data_releases)]
         notes = [
             "Training figures are computed on the private data itself; epsilon covers the weights, not them.",
             *self.guarantee.caveats,
@@ -164,7 +166,8 @@ class RunSummary:
         console.print(self.table())
         for note in self.notes():
             console.print(f"* {note}", markup=False, highlight=False)
-        ledger = "" if self.guarantee is None else f"\n{self.guarantee.table}\n"
+        account = self.guarantee or self.data_releases
+        ledger = "" if account is None else f"\n{account.table}\n"
         return buffer.getvalue() + ledger
 
     def as_dict(self) -> dict[str, Any]:
@@ -182,6 +185,16 @@ class RunSummary:
         """
         (folder / "summary.txt").write_text(self.text(), encoding="utf-8")
         (folder / "summary.json").write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def _notes_on_data(releases: Guarantee | None) -> list[str]:
+    if releases is None:
+        return []
+    cost = f"epsilon {releases.epsilon:.3f} at delta {releases.delta:g}"
+    told = (
+        f"What was released while its data were prepared costs {cost}; the training that followed is not covered by it."
+    )
+    return [told, *releases.caveats]
 
 
 def _guarantee_rows(guarantee: Guarantee) -> dict[str, str]:

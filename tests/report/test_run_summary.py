@@ -39,6 +39,17 @@ def test_figures_are_those_of_ledger_and_outcomes(ledger):
     assert "zero-out" in text
 
 
+def test_releases_of_the_data_are_no_guarantee_for_the_training(ledger):
+    ledger.add_caveat("only the labels")
+    summary = RunSummary(OUTCOME, data_releases=Guarantee.of(ledger))
+    assert "trained without differential privacy" in summary.notes()[0]
+    assert f"epsilon {ledger.epsilon(exact=True):.3f} at delta 1e-05; the training" in summary.notes()[1]
+    assert "only the labels" in summary.notes()
+    text = summary.text()
+    assert "zero-out" in text
+    assert not [line for line in text.splitlines() if line.startswith("epsilon ")]
+
+
 def test_accuracies_of_groups_stand_side_by_side(ledger):
     """Names as GroupFairness logs them, for one attribute and for several."""
     mine = Outcome(
