@@ -99,7 +99,7 @@ class GroupFairness(Callback):
         bootstrap: Bootstrap samples for confidence intervals, in the table and the file; 0 for none.
         confidence: Of the intervals.
         name: What logged names begin with; another one for each of several of these callbacks.
-        show: Whether to print the table.
+        show: Whether to print the table; ``"test"`` for that of a test alone.
         write: Whether to write CSV files; or the folder to write them to.
         private_epsilon: What the counts of one table cost; None for exact figures. The groups must be given.
         ledger: Where that is charged; by default the ledger of the trainer's ``DifferentialPrivacy``.
@@ -133,7 +133,7 @@ class GroupFairness(Callback):
         bootstrap: int = 0,
         confidence: float = 0.95,
         name: str = "fairness",
-        show: bool = True,
+        show: bool | str = True,
         write: bool | str | Path = True,
         private_epsilon: float | None = None,
         ledger: PrivacyLedger | None = None,
@@ -155,6 +155,8 @@ class GroupFairness(Callback):
         self._bootstrap = non_negative_int(bootstrap=bootstrap)
         self._confidence = within_open_unit(confidence=confidence)
         self.name = name
+        if show not in (True, False, "test"):
+            raise ConfigurationError(f"show must be True, False or 'test', got {show!r}")
         self._show = show
         self._write = write
         self._private_epsilon = None if private_epsilon is None else positive(private_epsilon=private_epsilon)
@@ -322,7 +324,7 @@ class GroupFairness(Callback):
                 module.log_dict(scalars, on_step=False, on_epoch=True, sync_dist=processes.several)
             about = {"stage": stage, "epoch": trainer.current_epoch, "step": step, "dataloader": position}
             records += [about | record for table in found for record in table.records()]
-            if self._show and processes.leads:
+            if self._show in (True, stage) and processes.leads:
                 place = f", loader {position}" if count > 1 else ""
                 print_tables(found, title=f"{_TITLES[stage]} after {step} steps{place}")
         self._start()

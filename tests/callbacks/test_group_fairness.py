@@ -485,6 +485,17 @@ def seeded() -> NoiseSource:
         return NoiseSource(seed=1)
 
 
+def test_the_table_of_a_test_alone_is_printed(tiny, capsys):
+    callback = fairness(show="test")
+    trainer = tiny.trainer(callbacks=[callback])
+    trainer.validate(Model(), DataLoader(Data(), 20), verbose=False)
+    assert "Validation" not in capsys.readouterr().out
+    trainer.test(Model(), DataLoader(Data(), 20), verbose=False)
+    assert "Test after" in capsys.readouterr().out
+    with pytest.raises(ConfigurationError, match="show must be True, False or 'test', got 'val'"):
+        fairness(show="val")
+
+
 def test_p16_a_private_table_is_charged_and_shows_nothing_but_noisy_counts(tiny, capsys):
     """The noise of scale 1/4 on 12 counts stays below 10 with probability 1 - 12 exp(-40)."""
     data, ledger = Data("mapping", size=2000), PrivacyLedger(delta=1e-6, budget=9.0)
