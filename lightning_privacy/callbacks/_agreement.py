@@ -24,16 +24,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from lightning_privacy._lightning import Trainer
+from lightning_privacy._lightning import Trainer, rank_zero_info
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._balance import WantedBalance
 from lightning_privacy.callbacks._planning import Target
 from lightning_privacy.callbacks._processes import Processes
+from lightning_privacy.callbacks._run_state import RunProgress
 from lightning_privacy.callbacks._train_loader import LoaderFacts
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.mechanisms.noise import NoiseSource
 
-__all__ = ["check_agreement", "common_facts", "fingerprint"]
+__all__ = ["agree", "check_agreement", "common_facts", "fingerprint"]
 
 _ROWS = 64
 _PLAIN = (bool, int, float, str, type(None))
@@ -48,6 +49,57 @@ _SAME_PAST = (
     "resume every process from the same checkpoint, with the run folder on a file system that all of them see, and "
     "charge what was released before on all of them"
 )
+
+
+def agree(
+    processes: Processes,
+    trainer: Trainer,
+    module: nn.Module,
+    *,
+    facts: LoaderFacts,
+    dataset: Dataset[Any],
+    target: Target,
+    ledger: PrivacyLedger,
+    noise: NoiseSource,
+    progress: RunProgress | None,
+    wanted: WantedBalance | None = None,
+) -> None:
+    """Check that all processes train the same, and say what a batch is then; does nothing where there is one.
+
+    Args:
+        processes: Those that share each step; each must call this.
+        trainer: The trainer, in ``on_fit_start``.
+        module: Its module.
+        facts: Numbers of the train loader.
+        dataset: Its data set.
+        target: What the user asked for.
+        ledger: What was spent before.
+        noise: Where noise comes from.
+        progress: Of earlier fits, or of the checkpoint that is resumed.
+        wanted: The balance that the loader's sampler asks for.
+
+    Raises:
+        ConfigurationError: On all of them, naming the first thing that differs.
+    """
+    if not processes.several:
+        return
+    common = common_facts(
+        trainer,
+        module,
+        facts=facts,
+        dataset=dataset,
+        target=target,
+        ledger=ledger,
+        noise=noise,
+        next_step=max(trainer.global_step, 0 if progress is None else progress.next_number),
+        wanted=wanted,
+    )
+    check_agreement(processes, common)
+    rank_zero_info(
+        f"DifferentialPrivacy: batch_size={facts.batch_size} is the batch of a whole step"
+        + (f", times accumulate_grad_batches={trainer.accumulate_grad_batches}" if facts.accumulates else "")
+        + f", shared by {processes.count} processes"
+    )
 
 
 def common_facts(

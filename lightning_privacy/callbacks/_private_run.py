@@ -16,9 +16,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from lightning_privacy._lightning import LightningModule, Trainer, rank_zero_info
+from lightning_privacy._lightning import LightningModule, Trainer
 from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.callbacks import _trainer as internals
+from lightning_privacy.callbacks import _trainer_loader as loading
+from lightning_privacy.callbacks._budget_end import BudgetEnd
 from lightning_privacy.callbacks._budget_horizon import BudgetHorizon
 from lightning_privacy.callbacks._epoch_batches import (
     EpochBatches,
@@ -107,7 +109,7 @@ class PrivateRun:
         self._affordable = 0
         self._released_before = 0
         self._entry: Microbatch | None = None
-        self._minimum: tuple[int | None, int | None] | None = None
+        self._end = BudgetEnd(trainer, ledger)
         self._closed = False
         self._accumulate = trainer.accumulate_grad_batches
         self._validation_interval = internals.validation_interval(trainer)
@@ -137,7 +139,7 @@ class PrivateRun:
         self._guard = StepGuard(self._engine)
         self._buffers = BufferWatch(module)
         self._metrics = MonitoredMetrics(trainer, ledger)
-        self._installed: internals.InstalledLoader | None = None
+        self._installed: loading.InstalledLoader | None = None
 
     def attach(self) -> None:
         """Start: from here on the module's gradients are private and the trainer samples."""
@@ -146,7 +148,7 @@ class PrivateRun:
         self._engine.attach()
         self._guard.watch(self._trainer.optimizers)
         private_loader = with_batch_sampler(self._loader, self._batches)
-        self._installed = internals.install_train_loader(self._trainer, private_loader, user_loader=self._loader)
+        self._installed = loading.install_train_loader(self._trainer, private_loader, user_loader=self._loader)
         self._batches.on_epoch_start(self._begin_epoch)
 
     @property
@@ -188,7 +190,7 @@ class PrivateRun:
         self._affordable = self._horizon.steps(needed=(remaining + 1) * each, ahead=self._steps_ahead() * each)
         if self._affordable < each:
             remaining = 0
-            self._stop("before the epoch")
+            self._end.stop("before the epoch")
         self._batches.plan(self.steps_taken + progress.step_offset, remaining, offset)
         if position.continues:
             self._place_in_epoch(offset, done)
@@ -196,7 +198,7 @@ class PrivateRun:
             # After a checkpoint at the last batch of an epoch, Lightning starts the next one only where the number
             # of batches says that the last is finished; the first batch sets it right.
             internals.set_epoch_batches(trainer, 1 if position.finished else len(self._batches))
-        internals.start_iterating(trainer)
+        loading.start_iterating(trainer)
 
     def _steps_ahead(self) -> int:
         """Steps until the trainer's own limits, or many where it has none."""
@@ -310,8 +312,8 @@ class PrivateRun:
         self._progress.trainer_steps = self._trainer.global_step
         if entry.closes_step:
             self._affordable -= released
-            if self._affordable < self._per_step and not self._ends_here():
-                self._stop(f"after step {self._trainer.global_step}")
+            if self._affordable < self._per_step and not self._end.is_here():
+                self._end.stop(f"after step {self._trainer.global_step}")
         return entry.closes_step
 
     def _add_up(self, flat: Tensor) -> None:
@@ -348,25 +350,6 @@ class PrivateRun:
             self._ledger.add_caveat(caveat)
             warnings.warn(f"{caveat} Keep data out of it, or compute it from public data.", UserWarning, stacklevel=2)
 
-    def _ends_here(self) -> bool:
-        """Whether the trainer's own limits end training with this step."""
-        trainer = self._trainer
-        if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
-            return True
-        if trainer.max_epochs is None or trainer.max_epochs == -1:
-            return False
-        return trainer.is_last_batch and trainer.current_epoch + 1 >= trainer.max_epochs
-
-    def _stop(self, when: str) -> None:
-        """End training in order: validation and checkpoints of the last step still happen."""
-        if self._minimum is None:
-            self._minimum = internals.lower_minimum(self._trainer)
-        self._trainer.should_stop = True
-        rank_zero_info(
-            f"DifferentialPrivacy: training stops {when}: one more would pass the budget of "
-            f"epsilon={self._ledger.budget:g} at delta={self._ledger.delta:g}"
-        )
-
     def close(self) -> None:
         """Take everything off the trainer and its module again; does nothing the second time."""
         if self._closed:
@@ -377,11 +360,10 @@ class PrivateRun:
         self._engine.detach()
         self._loss_scale.restore()
         if self._installed is not None:
-            internals.uninstall_train_loader(self._trainer, self._installed)
+            loading.uninstall_train_loader(self._trainer, self._installed)
         self._trainer.accumulate_grad_batches = self._accumulate
         internals.set_epoch_batches(self._trainer, self._schedule.loader_batches)
         if self._validation_interval is not None:
             internals.restore_validation_interval(self._trainer, self._validation_interval)
-        if self._minimum is not None:
-            internals.raise_minimum(self._trainer, self._minimum)
+        self._end.undo()
         self._metrics.look()  # what was logged at the end of the last epoch

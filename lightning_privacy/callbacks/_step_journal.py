@@ -21,10 +21,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning_privacy._lightning import Trainer
 from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.accounting.journal import LedgerJournal, missing_charges
+from lightning_privacy.callbacks._processes import Processes
+from lightning_privacy.callbacks._run_state import RunProgress
 
-__all__ = ["StepJournal", "charge_lost_steps", "journal_path"]
+__all__ = ["StepJournal", "charge_lost_steps", "journal_of_run", "journal_path"]
 
 FOLDER = "privacy_ledger"
 
@@ -32,6 +35,31 @@ FOLDER = "privacy_ledger"
 def journal_path(run_folder: str, run_id: str) -> Path:
     """Where the journal of a run is: ``privacy_ledger/<run_id>.jsonl`` in its folder."""
     return Path(run_folder).absolute() / FOLDER / f"{run_id}.jsonl"
+
+
+def journal_of_run(
+    trainer: Trainer, progress: RunProgress, ledger: PrivacyLedger, processes: Processes
+) -> StepJournal | None:
+    """Return the journal of a run, not opened yet; its place is in the progress from then on.
+
+    Args:
+        trainer: Whose run folder has it, unless a checkpoint says where it is.
+        progress: Of the run.
+        ledger: Gets a caveat where there can be no journal.
+        processes: Each must call this; the first writes.
+
+    Returns:
+        ``None`` for the other processes, and where the folder is not a local one.
+    """
+    path = processes.same(progress.journal_path)
+    if path is None:
+        folder = trainer.log_dir or trainer.default_root_dir
+        if "://" in folder:
+            ledger.add_caveat(f"Steps lost in a crash are not counted: the run folder {folder} is not a local one.")
+            return None
+        path = processes.same(str(journal_path(folder, progress.run_id)))
+    progress.journal_path = path
+    return StepJournal(Path(path), progress.run_id) if processes.leads else None
 
 
 class StepJournal:

@@ -32,9 +32,7 @@ Example:
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch.optim import Optimizer
@@ -49,10 +47,10 @@ from lightning_privacy._lightning import (
     rank_zero_info,
 )
 from lightning_privacy.accounting import PrivacyLedger, Release
-from lightning_privacy.accounting.sweep import note_sweep
 from lightning_privacy.callbacks import _trainer as internals
-from lightning_privacy.callbacks._agreement import check_agreement, common_facts
-from lightning_privacy.callbacks._balance import WantedBalance, balance_of_run, settled_text, wanted_balance
+from lightning_privacy.callbacks import _trainer_loader as loading
+from lightning_privacy.callbacks._agreement import agree
+from lightning_privacy.callbacks._balance import balance_of_run, settled_text, wanted_balance
 from lightning_privacy.callbacks._balance_cost import CellCost, cell_costs, costs_text
 from lightning_privacy.callbacks._handover import Address, Parcel
 from lightning_privacy.callbacks._planning import Target, plan_settings
@@ -63,15 +61,16 @@ from lightning_privacy.callbacks._preconditions import (
     check_trainer_settings,
 )
 from lightning_privacy.callbacks._private_run import PrivateRun
-from lightning_privacy.callbacks._processes import Processes, processes_of
+from lightning_privacy.callbacks._processes import processes_of
 from lightning_privacy.callbacks._resume import refuse_unknown_past, restore
+from lightning_privacy.callbacks._run_start import advance, refuse_steps_of_others
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, read_state, write_state
 from lightning_privacy.callbacks._schedule import StepSchedule
-from lightning_privacy.callbacks._step_journal import StepJournal, journal_path
+from lightning_privacy.callbacks._step_journal import StepJournal, journal_of_run
 from lightning_privacy.callbacks._strategy_support import check_optimizers_keep_step
-from lightning_privacy.callbacks._train_loader import LoaderFacts, examine, sampler_of, undivided
+from lightning_privacy.callbacks._train_loader import examine, sampler_of, undivided
 from lightning_privacy.callbacks.private_balance import PrivateBalance
-from lightning_privacy.errors import CheckpointError, ConfigurationError
+from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.gradients.clipping import ClippingPolicy, clipping_policy
 from lightning_privacy.mechanisms.noise import NoiseSource
 from lightning_privacy.plugins.atomic_checkpoint_io import AtomicCheckpointIO
@@ -191,7 +190,7 @@ class DifferentialPrivacy(Callback):
         self._resumed = False
         self._journal: StepJournal | None = None
         self._checkpoint_io: TorchCheckpointIO | None = None
-        self._shield: internals.LoaderShield | None = None
+        self._shield: loading.LoaderShield | None = None
         self._address = Address(self._take_over)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -233,7 +232,7 @@ class DifferentialPrivacy(Callback):
         check_trainer_settings(trainer, pl_module)
         check_data_ledger(trainer, self._ledger)
         processes = trainer.world_size
-        self._shield = internals.shield_train_loader(trainer, lambda loader: undivided(loader, processes=processes))
+        self._shield = loading.shield_train_loader(trainer, lambda loader: undivided(loader, processes=processes))
         if internals.launches_elsewhere(trainer):
             internals.hand_over_results(trainer, lambda: Parcel(self._address.number, self.state_dict()))
         # Lightning's own plugin gives a bare pickle error for a damaged file, and may swallow a failed save.
@@ -270,14 +269,14 @@ class DifferentialPrivacy(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._resumed:
             refuse_unknown_past(internals.loaded_checkpoint(trainer), trainer.ckpt_path)
-            self._refuse_steps_of_others(trainer)
+            refuse_steps_of_others(trainer, self._progress)
         if trainer.limit_train_batches == 0:
             return
         processes = processes_of(trainer)
-        loader = internals.request_train_loader(trainer)
+        loader = loading.request_train_loader(trainer)
         facts = examine(loader, accumulate=trainer.accumulate_grad_batches)
         schedule = StepSchedule(
-            internals.count_loader_batches(trainer, facts.loader_batches), trainer.accumulate_grad_batches
+            loading.count_loader_batches(trainer, facts.loader_batches), trainer.accumulate_grad_batches
         )
         check_batches_are_given(trainer)
         wanted = wanted_balance(sampler_of(loader), self._target.balance, num_examples=facts.num_examples)
@@ -285,7 +284,18 @@ class DifferentialPrivacy(Callback):
         whole = facts.batch_size == facts.num_examples and wanted is None
         check_optimizers(trainer.optimizers, pl_module, whole_data=whole)
         check_optimizers_keep_step(trainer.optimizers, processes)
-        self._agree(processes, trainer, pl_module, facts, loader.dataset, wanted)
+        agree(
+            processes,
+            trainer,
+            pl_module,
+            facts=facts,
+            dataset=loader.dataset,
+            target=self._target,
+            ledger=self._ledger,
+            noise=self._noise,
+            progress=self._progress,
+            wanted=wanted,
+        )
         self._balance = balance_of_run(
             wanted,
             self._target.balance,
@@ -308,8 +318,18 @@ class DifferentialPrivacy(Callback):
         )
         # Calibration on another machine may end in another last digit.
         self._settings = settings = RunSettings.from_dict(processes.same(settings.to_dict()))
-        self._progress = self._advance(trainer, processes)
-        self._start_journal(trainer, self._progress, processes)
+        self._progress = advance(
+            self._progress,
+            trainer=trainer,
+            processes=processes,
+            noise=self._noise,
+            ledger=self._ledger,
+            resumed=self._resumed,
+        )
+        self._journal = None  # that of an earlier fit may be in another folder
+        self._journal = journal_of_run(trainer, self._progress, self._ledger, processes)
+        if self._journal is not None and self._resumed:
+            self._journal.open(self._ledger)
         self._run = PrivateRun(
             trainer,
             pl_module,
@@ -331,91 +351,6 @@ class DifferentialPrivacy(Callback):
         self._run.attach()
         self._probe_due = self._probe
         self._lift_shield(trainer)
-
-    def _agree(
-        self,
-        processes: Processes,
-        trainer: Trainer,
-        module: LightningModule,
-        facts: LoaderFacts,
-        dataset: Any,
-        wanted: WantedBalance | None,
-    ) -> None:
-        """Check that all processes train the same, and say what a batch is then."""
-        if not processes.several:
-            return
-        next_number = 0 if self._progress is None else self._progress.next_number
-        common = common_facts(
-            trainer,
-            module,
-            facts=facts,
-            dataset=dataset,
-            target=self._target,
-            ledger=self._ledger,
-            noise=self._noise,
-            next_step=max(trainer.global_step, next_number),
-            wanted=wanted,
-        )
-        check_agreement(processes, common)
-        rank_zero_info(
-            f"DifferentialPrivacy: batch_size={facts.batch_size} is the batch of a whole step"
-            + (f", times accumulate_grad_batches={trainer.accumulate_grad_batches}" if facts.accumulates else "")
-            + f", shared by {processes.count} processes"
-        )
-
-    def _refuse_steps_of_others(self, trainer: Trainer) -> None:
-        """Refuse a trainer that took steps without this callback: they are in the weights and not in the ledger."""
-        known = 0 if self._progress is None else self._progress.trainer_steps
-        if trainer.global_step > known:
-            raise ConfigurationError(
-                f"the trainer has taken {trainer.global_step} steps, and this DifferentialPrivacy knows of {known}: "
-                "the others were not private, or of another ledger, so epsilon would be false. Fit with "
-                "one callback from the first step on. If those steps used public data only, use a new Trainer"
-            )
-
-    def _advance(self, trainer: Trainer, processes: Processes) -> RunProgress:
-        """Where this fit starts: a new run, or the next part of one."""
-        if self._resumed and self._progress is not None:
-            progress = self._progress
-            if progress.noise_seed is not None and self._noise.seeded and progress.noise_seed != self._noise.seed:
-                raise CheckpointError(
-                    f"the checkpoint's noise has seed {progress.noise_seed}, this run's {self._noise.seed}: "
-                    "pass the same seed, or none"
-                )
-        else:
-            # Numbers of draws and noise go on where an earlier fit of this callback ended.
-            used = 0 if self._progress is None else self._progress.next_number
-            run_id = processes.same(uuid.uuid4().hex if self._progress is None else self._progress.run_id)
-            # With manual optimisation the trainer counts the steps of every optimizer, so its number says nothing.
-            offset = used - trainer.global_step if trainer.lightning_module.automatic_optimization else 0
-            progress = RunProgress(
-                run_id=run_id, step_offset=offset, next_number=used, trainer_steps=trainer.global_step
-            )
-        seeded = self._noise.seeded
-        progress.noise_seed = self._noise.seed
-        progress.sampler_seed = self._noise.bernoulli_seed("sampling") if seeded else None
-        if self._noise.caveat is not None:
-            self._ledger.add_caveat(self._noise.caveat)
-        note_sweep(self._ledger)
-        return progress
-
-    def _start_journal(self, trainer: Trainer, progress: RunProgress, processes: Processes) -> None:
-        self._journal = None  # that of an earlier fit may be in another folder
-        path = processes.same(progress.journal_path)
-        if path is None:
-            folder = trainer.log_dir or trainer.default_root_dir
-            if "://" in folder:
-                self._ledger.add_caveat(
-                    f"Steps lost in a crash are not counted: the run folder {folder} is not a local one."
-                )
-                return
-            path = processes.same(str(journal_path(folder, progress.run_id)))
-        progress.journal_path = path
-        if not processes.leads:
-            return
-        self._journal = StepJournal(Path(path), progress.run_id)
-        if self._resumed:
-            self._journal.open(self._ledger)
 
     def _record(self, release: Release) -> None:
         """Write down that a step is about to happen, before it does."""
@@ -482,7 +417,7 @@ class DifferentialPrivacy(Callback):
 
     def _lift_shield(self, trainer: Trainer) -> None:
         if self._shield is not None:
-            internals.lift_shield(trainer, self._shield)
+            loading.lift_shield(trainer, self._shield)
             self._shield = None
 
     def _close(self, trainer: Trainer) -> None:

@@ -39,7 +39,7 @@ from typing_extensions import override
 from lightning_privacy._lightning import LightningModule, Trainer
 from lightning_privacy._validate import positive, positive_int
 from lightning_privacy.accounting import PrivacyLedger
-from lightning_privacy.callbacks import _trainer as internals
+from lightning_privacy.callbacks import _trainer_loader as loading
 from lightning_privacy.callbacks._batch_groups import Groups, groups_of
 from lightning_privacy.callbacks._objective import ObjectiveCallback, privacy_of
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
@@ -177,11 +177,11 @@ class Reweighing(ObjectiveCallback):
         self._restored = False
 
     def _count(self, trainer: Trainer) -> Tensor:
-        groups, labels = self._cells(internals.request_train_loader(trainer))
+        groups, labels = self._cells(loading.request_train_loader(trainer))
         return cell_counts(groups, labels, num_groups=self._shape[0], num_classes=self._shape[1])
 
     def _count_privately(self, trainer: Trainer, privacy: DifferentialPrivacy) -> Tensor:
-        groups, labels = self._cells(internals.request_train_loader(trainer))
+        groups, labels = self._cells(loading.request_train_loader(trainer))
         rows, columns = self._shape
         noisy = private_histogram(
             groups * columns + labels,

@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from lightning_privacy._lightning import LIGHTNING_VERSION, Callback
 from lightning_privacy.callbacks import _trainer as internals
+from lightning_privacy.callbacks import _trainer_loader as loading
 
 
 class Probe(Callback):
@@ -45,7 +46,7 @@ def test_loader_batches_are_counted_as_lightning_does(
     if not early:  # reading estimated_stepping_batches sets up the data before on_fit_start
         module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.1)
     counted = probed(
-        tiny, "on_fit_start", lambda trainer: internals.count_loader_batches(trainer, 6), module=module, **options
+        tiny, "on_fit_start", lambda trainer: loading.count_loader_batches(trainer, 6), module=module, **options
     )
     assert counted == [batches]
 
@@ -55,7 +56,7 @@ def test_interval_out_of_range_is_still_refused_in_the_users_numbers(tiny: Any) 
         probed(
             tiny,
             "on_fit_start",
-            lambda trainer: internals.count_loader_batches(trainer, 6),
+            lambda trainer: loading.count_loader_batches(trainer, 6),
             val_check_interval=7,
             fit={"val_dataloaders": tiny.loader(4, shuffle=False)},
         )
@@ -73,12 +74,12 @@ def test_train_loader_is_asked_for_once(tiny: Any) -> None:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
     def install(trainer: Any) -> None:
-        loader = internals.request_train_loader(trainer)
+        loader = loading.request_train_loader(trainer)
         assert loader is made[0]
-        internals.count_loader_batches(trainer, len(loader))
-        internals.install_train_loader(trainer, DataLoader(loader.dataset, 12), user_loader=loader)
+        loading.count_loader_batches(trainer, len(loader))
+        loading.install_train_loader(trainer, DataLoader(loader.dataset, 12), user_loader=loader)
         internals.set_epoch_batches(trainer, 2)
-        internals.start_iterating(trainer)
+        loading.start_iterating(trainer)
 
     probe = Probe("on_fit_start", install)
     trainer = tiny.trainer(max_epochs=2, callbacks=[probe])
@@ -95,15 +96,15 @@ def test_installed_loader_trains_and_the_users_comes_back(tiny: Any) -> None:
 
     class Swap(Callback):
         def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-            internals.count_loader_batches(trainer, len(loader))
-            kept["installed"] = internals.install_train_loader(trainer, replacement, user_loader=loader)
+            loading.count_loader_batches(trainer, len(loader))
+            kept["installed"] = loading.install_train_loader(trainer, replacement, user_loader=loader)
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             internals.set_epoch_batches(trainer, 3)
-            internals.start_iterating(trainer)
+            loading.start_iterating(trainer)
 
         def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-            internals.uninstall_train_loader(trainer, kept["installed"])
+            loading.uninstall_train_loader(trainer, kept["installed"])
 
     module = tiny.Module()
     trainer = tiny.trainer(max_epochs=2, callbacks=[Swap()])

@@ -27,7 +27,7 @@ from torch.utils.data import (
 from lightning_privacy._lightning import DDPStrategy, SingleDeviceStrategy, pl
 from lightning_privacy.accounting import GaussianRelease
 from lightning_privacy.callbacks import DifferentialPrivacy
-from lightning_privacy.callbacks import _trainer as internals
+from lightning_privacy.callbacks import _trainer_loader as loading
 from lightning_privacy.callbacks._agreement import fingerprint
 from lightning_privacy.callbacks._handover import Address, Parcel
 from lightning_privacy.callbacks._processes import Processes
@@ -161,12 +161,12 @@ def test_shield_keeps_train_loaders_whole_and_is_lifted(tiny: Any) -> None:
     loader, source = tiny.loader(24), trainer.fit_loop._data_source
     source.instance = loader
     seen: list[Any] = []
-    shield = internals.shield_train_loader(trainer, lambda given: seen.append(given) or given)
+    shield = loading.shield_train_loader(trainer, lambda given: seen.append(given) or given)
     assert not trainer._accelerator_connector.use_distributed_sampler
     assert not trainer._data_connector._requires_distributed_sampler(loader)
-    assert internals.request_train_loader(trainer) is loader
+    assert loading.request_train_loader(trainer) is loader
     assert seen == [loader]
-    internals.lift_shield(trainer, shield)
+    loading.lift_shield(trainer, shield)
     assert trainer._accelerator_connector.use_distributed_sampler
     assert trainer._data_connector._requires_distributed_sampler(loader)
     assert source.dataloader() is loader
