@@ -20,7 +20,7 @@ from _harness import hardware, run_benchmark
 
 _PACKAGES = ("lightning-privacy", "cleanlab", "scikit-learn", "polars", "numpy")
 _SHARES = (0.02, 0.05, 0.1, 0.2)
-_PERSONS = 12_000
+_PERSONS = 4_000
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -92,10 +92,11 @@ def _persona(models: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     from sklearn.ensemble import ExtraTreesClassifier
+    from sklearn.neighbors import KNeighborsClassifier
 
     models = {
-        "logistic regression": None,
-        "extremely randomised trees": ExtraTreesClassifier(200, n_jobs=arguments.threads, random_state=0),
+        "nearest neighbours": KNeighborsClassifier(10, weights="distance"),
+        "extremely randomised trees": ExtraTreesClassifier(100, n_jobs=arguments.threads, random_state=0),
     }
     machine = hardware(threads=arguments.threads, packages=_PACKAGES)
     return {
