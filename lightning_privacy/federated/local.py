@@ -187,7 +187,7 @@ def plain_step(optimizer: Optimizer) -> Callable[[], object]:
         _global_optimizer_pre_hooks,
         _global_optimizer_post_hooks,
     )
-    noticed = "step" in vars(optimizer) or any(hooks) or torch.autograd._profiler_enabled()
+    noticed = "step" in vars(optimizer) or any(hooks) or torch._C._autograd._profiler_enabled()
     if noticed or not getattr(own, "hooked", False):
         return optimizer.step
     return partial(own.__wrapped__, optimizer)  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """What clients keep from round to round: memory of algorithms, personal entries, optimizer state; all on the CPU.
 
 Example:
+    >>> import torch
     >>> from lightning_privacy.callbacks._processes import Processes
     >>> stores = ClientStores()
     >>> stores.personal[3] = {"head.bias": torch.zeros(2)}

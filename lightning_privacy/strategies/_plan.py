@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lightning_privacy._validate import positive_int
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.federated.aggregation import Aggregator
 from lightning_privacy.federated.algorithms import Algorithm, FedProx
@@ -15,7 +16,9 @@ from lightning_privacy.federated.failures import SimulatedFailures
 from lightning_privacy.federated.secure_sum import SecureSum
 from lightning_privacy.federated.transforms import DeltaTransform
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "clients_at_once"]
+
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -94,3 +97,14 @@ class Plan:
     def keeps_memory(self) -> bool:
         """Whether the algorithm may keep something for each client."""
         return type(self.algorithm) not in (Algorithm, FedProx)
+
+
+def clients_at_once(vectorize: bool | int) -> int:
+    """How many clients are trained at once, given what the user says.
+
+    Raises:
+        ConfigurationError: A number below 1.
+    """
+    if isinstance(vectorize, bool):
+        return _AT_ONCE if vectorize else 1
+    return positive_int(vectorize=vectorize)

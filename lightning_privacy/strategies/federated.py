@@ -8,7 +8,6 @@ counts rounds, and validation, loggers, checkpoints, early stopping and the prog
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -19,7 +18,6 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_privacy._lightning import (
-    DDPStrategy,
     LightningModule,
     LRSchedulerConfig,
     Strategy,
@@ -49,38 +47,24 @@ from lightning_privacy.federated.secure_sum import SecureSum
 from lightning_privacy.federated.server import FedAvg, ServerOptimizer
 from lightning_privacy.federated.transforms import DeltaTransform
 from lightning_privacy.strategies._assembly import LocalWork, assemble
-from lightning_privacy.strategies._client_privacy import (
-    hint_at_statistics,
-    keep_journal,
-    note_stores,
-    prepare_privacy,
-    stop_when_spent,
-    tell_guarantee,
-    warn_of_monitors,
-)
 from lightning_privacy.strategies._clients import Clients, SharedOutClients, SiloClients
-from lightning_privacy.strategies._example_privacy import (
-    keep_example_journal,
-    stop_when_all_spent,
-    tell_example_guarantee,
-)
 from lightning_privacy.strategies._federated_checks import check_fit, check_optimizers
 from lightning_privacy.strategies._federation import Federation
+from lightning_privacy.strategies._guarantees import Guarantees
 from lightning_privacy.strategies._local_settings import LocalSettings
-from lightning_privacy.strategies._plan import Plan
+from lightning_privacy.strategies._plan import Plan, clients_at_once
 from lightning_privacy.strategies._round_report import round_entry
 from lightning_privacy.strategies._round_result import RoundResult
 from lightning_privacy.strategies._rounds import Round, RoundLoader
 from lightning_privacy.strategies._server_precision import ServerPrecision
+from lightning_privacy.strategies._unwrapped import UnwrappedStrategy
 
 __all__ = ["FederatedStrategy"]
 
 _STATE_KEY = "lightning_privacy_federated"
-_AT_ONCE = 32
-_SECRET_BITS = 127
 
 
-class FederatedStrategy(DDPStrategy):
+class FederatedStrategy(UnwrappedStrategy):
     """Trains many clients and averages what they learned, round after round.
 
     An epoch of the trainer is ``rounds_per_epoch`` rounds. The train loader gives the data set, the batch size and the
@@ -178,9 +162,9 @@ class FederatedStrategy(DDPStrategy):
             privacy=client_privacy,
             secure_sum=secure_sum,
             example_privacy=example_privacy,
-            vectorize=_at_once(vectorize),
+            vectorize=clients_at_once(vectorize),
         )
-        self._secret_cohorts = client_privacy is not None and seed is None
+        self._guarantees = Guarantees(self._plan, secret_cohorts=client_privacy is not None and seed is None)
         self._undo = ExitStack()
         self._federation: Federation | None = None
         self._clients: Clients | None = None
@@ -188,8 +172,6 @@ class FederatedStrategy(DDPStrategy):
         self._restored: Mapping[str, Any] | None = None
         self._result: RoundResult | None = None
         self._training_client = False
-        self._journals_kept = False
-        self._told: set[str] = set()
         self._settings: LocalSettings | None = None
         self.history: list[dict[str, Any]] = []
 
@@ -207,23 +189,6 @@ class FederatedStrategy(DDPStrategy):
         """The differential privacy of examples inside clients, with a ledger for each; None without."""
         return self._plan.example_privacy
 
-    @property
-    def _alone(self) -> bool:
-        return self.num_nodes * self.num_processes <= 1
-
-    @override
-    def _configure_launcher(self) -> None:
-        if not self._alone:
-            super()._configure_launcher()
-
-    @override
-    def setup_distributed(self) -> None:
-        # One process needs no group, and opens no port.
-        if self._alone:
-            self.set_world_ranks()
-        else:
-            super().setup_distributed()
-
     @override
     def setup(self, trainer: Trainer) -> None:
         check_trainer(trainer)
@@ -238,20 +203,6 @@ class FederatedStrategy(DDPStrategy):
         # Past DDPStrategy.setup, which would wrap the module.
         Strategy.setup(self, trainer)
 
-    def _module(self) -> LightningModule:
-        module = self.lightning_module
-        if module is None:
-            raise ConfigurationError("the strategy has no module: it is used through Trainer.fit")
-        return module
-
-    @override
-    def _setup_model(self, model: torch.nn.Module) -> torch.nn.Module:  # type: ignore[override]
-        """Give every process the first one's weights and buffers; nothing is wrapped around the module."""
-        if not self._alone:
-            for tensor in (*model.parameters(), *model.buffers()):
-                torch.distributed.broadcast(tensor.detach(), src=0)
-        return model
-
     @override
     def setup_optimizers(self, trainer: Trainer) -> None:
         super().setup_optimizers(trainer)
@@ -264,23 +215,8 @@ class FederatedStrategy(DDPStrategy):
         if scheduler is not None:
             self.lr_scheduler_configs.append(LRSchedulerConfig(scheduler, name="server", interval="step"))
 
-    def _keep_journals(self, trainer: Trainer) -> None:
-        if self._journals_kept:
-            return
-        if self._plan.privacy is not None:
-            keep_journal(self._plan.privacy, trainer)
-        if self._plan.example_privacy is not None:
-            keep_example_journal(self._plan.example_privacy, trainer)
-        self._journals_kept = True
-
     def _flat_model(self) -> FlatModel:
         return FlatModel(self._module(), personal=self._personal, statistics_only=self._plan.privacy is not None)
-
-    def _draw_cohort_seed(self, trainer: Trainer) -> int:
-        """A secret for the cohorts of this fit, the same on every process, where privacy counts on it."""
-        if not self._secret_cohorts:
-            return self._plan.seed
-        return processes_of(trainer).same(secrets.randbits(_SECRET_BITS))
 
     def _rounds_over(self, loader: Any) -> RoundLoader:
         """Take the user's loader apart into clients; Lightning goes over the rounds."""
@@ -311,21 +247,14 @@ class FederatedStrategy(DDPStrategy):
             clients=self._clients,
             work=self._work,
             settings=self._settings,
-            cohort_seed=self._draw_cohort_seed(trainer),
+            cohort_seed=self._guarantees.cohort_seed(trainer),
         )
         if state is None and self._restored is not None:
             state, self._restored = self._restored, None
-        if plan.privacy is not None:
-            prepare_privacy(plan.privacy, trainer, self._clients.count, plan.cohorts, secret=self._secret_cohorts)
-            hint_at_statistics(plan.privacy, self._federation.model)
+        self._guarantees.prepare(trainer, self._federation)
         if state is not None:
             self._federation.load_state_dict(state)
-        if plan.private and (state is not None or trainer.checkpoint_callbacks):
-            self._keep_journals(trainer)
-        if plan.privacy is not None and (
-            self._personal or plan.persistent_optimizer or plan.transforms or plan.keeps_memory
-        ):
-            note_stores(plan.privacy)
+        self._guarantees.begin(trainer, resumed=state is not None, keeps=bool(self._personal))
         return self._federation
 
     @override
@@ -345,16 +274,9 @@ class FederatedStrategy(DDPStrategy):
         finally:
             self._training_client = False
         batch.cohort = self._result.cohort
-        privacy, example_privacy = self._plan.privacy, self._plan.example_privacy
-        if privacy is not None:
-            stop_when_spent(privacy, trainer)
-        if example_privacy is not None:
-            stop_when_all_spent(example_privacy, trainer)
+        self._guarantees.stop_when_spent(trainer)
         self._report(module, batch.number, self._result)
-        if privacy is not None:
-            warn_of_monitors(privacy.ledger.add_caveat, trainer, self._told)
-        elif example_privacy is not None:
-            warn_of_monitors(example_privacy.add_caveat, trainer, self._told)
+        self._guarantees.watch(trainer)
         self._align_logs(trainer)  # after this process has logged: the first log of an epoch forgets the last one's
         return torch.tensor(self._result.loss, device=self.root_device)
 
@@ -397,12 +319,17 @@ class FederatedStrategy(DDPStrategy):
     @override
     def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
         # A client's step must not wait for other processes, which train other clients, so many as they have.
-        return tensor if self._training_client else super().reduce(tensor, group, reduce_op)
+        if self._training_client:
+            return tensor
+        if isinstance(tensor, Tensor) and not tensor.is_floating_point() and reduce_op in ("mean", "avg"):
+            # Numbers of examples, by which Lightning weighs what was logged: their mean would be rounded down.
+            tensor = tensor.double()
+        return super().reduce(tensor, group, reduce_op)
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         if self._federation is not None:
-            self._keep_journals(self._module().trainer)
+            self._guarantees.keep_journals(self._module().trainer)
             checkpoint[_STATE_KEY] = self._federation.state_dict()
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
@@ -421,16 +348,8 @@ class FederatedStrategy(DDPStrategy):
 
     @override
     def teardown(self) -> None:
-        if self._plan.privacy is not None and self._result is not None:
-            tell_guarantee(self._plan.privacy)
-        if self._plan.example_privacy is not None and self._result is not None:
-            tell_example_guarantee(self._plan.example_privacy)
+        if self._result is not None:
+            self._guarantees.tell()
         self._undo.close()
         self._result = None
         super().teardown()
-
-
-def _at_once(vectorize: bool | int) -> int:
-    if isinstance(vectorize, bool):
-        return _AT_ONCE if vectorize else 1
-    return positive_int(vectorize=vectorize)
