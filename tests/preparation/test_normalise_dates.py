@@ -57,6 +57,7 @@ def test_one_day_in_many_forms(text):
         ("25/12/1999", None, date(1999, 12, 25)),
         ("12/25/1999", None, date(1999, 12, 25)),
         ("12/25/1999", True, None),
+        ("25/12/99", None, None),
     ],
 )
 def test_a_slash_is_read_only_where_it_is_clear(text, day_first, wanted):
