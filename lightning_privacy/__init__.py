@@ -25,8 +25,10 @@ if TYPE_CHECKING:
         LaplaceRelease,
         NonPrivate,
         PrivacyLedger,
+        PureRelease,
         RandomizedResponseRelease,
         SampledGaussian,
+        SelectionRelease,
         TruncatedSampledGaussian,
         calibrate_noise,
     )
@@ -38,7 +40,12 @@ if TYPE_CHECKING:
         PrivateBalance,
         Reweighing,
     )
-    from lightning_privacy.data import AugmentationDataModule
+    from lightning_privacy.data import (
+        AugmentationDataModule,
+        PersonaDataModule,
+        PrivateLabels,
+        PrivateLabelsDataModule,
+    )
     from lightning_privacy.errors import (
         CheckpointError,
         ConfigurationError,
@@ -53,6 +60,7 @@ if TYPE_CHECKING:
         CoordinateMedian,
         DirichletPartition,
         Ditto,
+        ExamplePrivacy,
         FedNova,
         FedProx,
         GeometricMedian,
@@ -74,14 +82,23 @@ if TYPE_CHECKING:
         PerLayerClipping,
     )
     from lightning_privacy.mechanisms import (
+        AboveThreshold,
+        ForwardCorrection,
         NoiseSource,
         SeededNoiseWarning,
+        above_threshold,
+        estimate_frequencies,
+        exponential,
         gaussian,
         laplace,
+        noisy_max,
         private_histogram,
+        private_mean,
+        private_mode,
+        private_quantile,
         randomized_response,
     )
-    from lightning_privacy.plugins import AtomicCheckpointIO
+    from lightning_privacy.plugins import AtomicCheckpointIO, EncryptedCheckpointIO
     from lightning_privacy.sampling import (
         BalancedBatchSampler,
         BalancedSampler,
@@ -90,9 +107,12 @@ if TYPE_CHECKING:
         ResumableDataLoader,
         resample,
     )
+    from lightning_privacy.security import Key, KeyRing
+    from lightning_privacy.serving import PrivatePredictor
     from lightning_privacy.strategies import FederatedStrategy
 
 __all__ = [
+    "AboveThreshold",
     "AdaptiveClipping",
     "AdaptiveClippingRelease",
     "AdversarialDebiasing",
@@ -110,10 +130,13 @@ __all__ = [
     "DifferentialPrivacy",
     "DirichletPartition",
     "Ditto",
+    "EncryptedCheckpointIO",
+    "ExamplePrivacy",
     "FedNova",
     "FedProx",
     "FederatedStrategy",
     "FlatClipping",
+    "ForwardCorrection",
     "GaussianRelease",
     "GeometricMedian",
     "GlobalAdaptClipping",
@@ -123,6 +146,8 @@ __all__ = [
     "GroupMetrics",
     "GroupThresholds",
     "IIDPartition",
+    "Key",
+    "KeyRing",
     "Krum",
     "LaplaceRelease",
     "LightningPrivacyError",
@@ -130,11 +155,16 @@ __all__ = [
     "NoiseSource",
     "NonPrivate",
     "PerLayerClipping",
+    "PersonaDataModule",
     "PoissonSampler",
     "PrivacyBudgetExceeded",
     "PrivacyLedger",
     "PrivacyViolation",
     "PrivateBalance",
+    "PrivateLabels",
+    "PrivateLabelsDataModule",
+    "PrivatePredictor",
+    "PureRelease",
     "RandomizedResponseRelease",
     "ResampledDataset",
     "ResumableDataLoader",
@@ -142,16 +172,24 @@ __all__ = [
     "SampledGaussian",
     "Scaffold",
     "SeededNoiseWarning",
+    "SelectionRelease",
     "ShardPartition",
     "TrimmedMean",
     "TruncatedSampledGaussian",
     "UnsupportedError",
     "WeightedMean",
     "__version__",
+    "above_threshold",
     "calibrate_noise",
+    "estimate_frequencies",
+    "exponential",
     "gaussian",
     "laplace",
+    "noisy_max",
     "private_histogram",
+    "private_mean",
+    "private_mode",
+    "private_quantile",
     "randomized_response",
     "resample",
 ]
@@ -159,28 +197,34 @@ __all__ = [
 # Which room a name is in; the test of the exports holds this, __all__ and the imports above together.
 _ROOMS = {
     "accounting": (
-        "AdaptiveClippingRelease GaussianRelease LaplaceRelease NonPrivate PrivacyLedger "
-        "RandomizedResponseRelease SampledGaussian TruncatedSampledGaussian calibrate_noise"
+        "AdaptiveClippingRelease GaussianRelease LaplaceRelease NonPrivate PrivacyLedger PureRelease "
+        "RandomizedResponseRelease SampledGaussian SelectionRelease TruncatedSampledGaussian calibrate_noise"
     ),
     "callbacks": "AdversarialDebiasing DifferentialPrivacy GroupDRO GroupFairness PrivateBalance Reweighing",
-    "data": "AugmentationDataModule",
+    "data": "AugmentationDataModule PersonaDataModule PrivateLabels PrivateLabelsDataModule",
     "errors": (
         "CheckpointError ConfigurationError LightningPrivacyError PrivacyBudgetExceeded PrivacyViolation "
         "UnsupportedError"
     ),
     "fairness": "GroupDisparity GroupMetrics GroupThresholds",
     "federated": (
-        "ClientPrivacy CoordinateMedian DirichletPartition Ditto FedNova FedProx GeometricMedian IIDPartition "
-        "Krum NaturalPartition Scaffold ShardPartition TrimmedMean WeightedMean"
+        "ClientPrivacy CoordinateMedian DirichletPartition Ditto ExamplePrivacy FedNova FedProx "
+        "GeometricMedian IIDPartition Krum NaturalPartition Scaffold ShardPartition TrimmedMean WeightedMean"
     ),
     "gradients": (
         "AdaptiveClipping AutomaticClipping ClippingPolicy DPOptimizer FlatClipping GlobalAdaptClipping "
         "PerLayerClipping"
     ),
-    "mechanisms": "NoiseSource SeededNoiseWarning gaussian laplace private_histogram randomized_response",
-    "plugins": "AtomicCheckpointIO",
-    "sampling": "BalancedBatchSampler BalancedSampler PoissonSampler ResampledDataset ResumableDataLoader resample",
+    "mechanisms": (
+        "AboveThreshold ForwardCorrection NoiseSource SeededNoiseWarning above_threshold estimate_frequencies "
+        "exponential gaussian laplace noisy_max private_histogram private_mean private_mode private_quantile "
+        "randomized_response"
+    ),
+    "plugins": "AtomicCheckpointIO EncryptedCheckpointIO",
+    "sampling": ("BalancedBatchSampler BalancedSampler PoissonSampler ResampledDataset ResumableDataLoader resample"),
     "strategies": "FederatedStrategy",
+    "security": "Key KeyRing",
+    "serving": "PrivatePredictor",
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
