@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -165,16 +166,18 @@ class FedAdam:
     betas: tuple[float, float] = (0.9, 0.99)
     tau: float = 1e-3
 
+    kind: ClassVar[type[AdaptiveServerOptimizer]] = FedAdamOptimizer
+
     def __post_init__(self) -> None:
         _check_adaptive(self.lr, self.betas, self.tau)
 
     def __call__(self, parameters: list[nn.Parameter]) -> AdaptiveServerOptimizer:
         """Return the optimizer of these parameters."""
-        return FedAdamOptimizer(parameters, lr=self.lr, betas=self.betas, tau=self.tau)
+        return self.kind(parameters, lr=self.lr, betas=self.betas, tau=self.tau)
 
 
 @dataclass(frozen=True)
-class FedYogi:
+class FedYogi(FedAdam):
     """Yogi on the server, as in :class:`~lightning_privacy.federated.adaptive_server.FedYogiOptimizer`.
 
     Args:
@@ -190,16 +193,7 @@ class FedYogi:
         0.1
     """
 
-    lr: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.99)
-    tau: float = 1e-3
-
-    def __post_init__(self) -> None:
-        _check_adaptive(self.lr, self.betas, self.tau)
-
-    def __call__(self, parameters: list[nn.Parameter]) -> AdaptiveServerOptimizer:
-        """Return the optimizer of these parameters."""
-        return FedYogiOptimizer(parameters, lr=self.lr, betas=self.betas, tau=self.tau)
+    kind: ClassVar[type[AdaptiveServerOptimizer]] = FedYogiOptimizer
 
 
 @dataclass(frozen=True)
