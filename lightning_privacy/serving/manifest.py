@@ -176,7 +176,10 @@ class Manifest:
             raise ExportError(
                 f"{_PLACE}: it is authenticated with the key {key_id!r}, without which it can't be checked"
             )
-        expected = _seal({name: each for name, each in values.items() if name != "seal"}, key, key_id)
+        try:
+            expected = _seal({name: each for name, each in values.items() if name != "seal"}, key, key_id)
+        except (ValueError, RecursionError) as error:  # 1e999, say, or deeper than can be written
+            raise ExportError(f"{_PLACE}: it is not JSON as this package writes it ({error!s:.120})") from error
         if not hmac.compare_digest(seal.text("value").encode("utf-8", "replace"), expected["value"].encode()):
             raise ExportError(
                 f"{_PLACE}: its digest does not fit its content: it was damaged or altered"

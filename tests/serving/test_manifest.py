@@ -127,6 +127,15 @@ def test_another_spelling_is_refused(folder):
     assert Manifest.from_bytes(content).to_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "value", ["1e999", "NaN", "9" * 5000, "[" * 900 + "]" * 900], ids=["inf", "nan", "long", "deep"]
+)
+def test_values_that_can_be_read_and_not_written_are_refused(folder, value):
+    content = (folder / "manifest.json").read_text().replace('"accuracy": 0.9', f'"accuracy": {value}')
+    with pytest.raises(ExportError, match=r"not JSON as this package writes it|digest"):
+        Manifest.from_bytes(content.encode())
+
+
 @given(content=st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
 @settings(deadline=None)
 def test_any_bytes_as_a_manifest(content):
