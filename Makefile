@@ -1,4 +1,4 @@
-# make demo    a private training run on scikit-learn's digits      (ARGS="callbacks.privacy.epsilon=8")
+# make demo    from a raw table of people to a deployed private model (ARGS="callbacks.privacy.epsilon=8")
 # make test    linter, types, doctests and the test suite           (ARGS="-k sampler")
 # make check   linter, types and doctests only
 # make bench-federated   federated rounds against pfl and Flower, in an environment of its own (ARGS=--quick)
@@ -39,7 +39,7 @@ env:
 	fi
 
 demo: env
-	@"$(BIN)/lightning-privacy" $(ARGS)
+	@"$(BIN)/lightning-privacy" experiment=persona $(ARGS)
 
 check: env
 	"$(BIN)/ruff" check .

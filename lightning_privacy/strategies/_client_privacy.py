@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lightning_privacy._lightning import Trainer, rank_zero_info, rank_zero_warn
+from lightning_privacy.accounting.sweep import note_sweep
 from lightning_privacy.callbacks._monitored_metrics import monitors
 from lightning_privacy.callbacks._step_journal import journal_path
 from lightning_privacy.callbacks._trainer import training_metrics
@@ -72,6 +73,7 @@ def prepare_privacy(
     left = 1 if math.isinf(rounds) else max(1, int(rounds) - trainer.global_step)
     privacy.plan(num_clients, cohorts, left)
     privacy.ledger.add_caveat(_FIGURES)
+    note_sweep(privacy.ledger)
     if not secret and cohorts.expected_size(num_clients) < num_clients:
         privacy.ledger.add_caveat(_SEED)
 
