@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -140,8 +141,9 @@ class RunSummary:
                 shown = [_metric(name, values[name]) if name in values else _ABSENT for values in metrics]
                 table.add_row(f"{part} accuracy" if name == "acc" else f"{part} {name}", *shown)
         for name, label in _groups(self.outcome.test).items():
-            shown = [f"{o.test[name]:.1%}" if name in o.test else _ABSENT for o in outcomes]
-            table.add_row(f"  of {label}", *shown)
+            rates = [o.test.get(name, math.nan) for o in outcomes]
+            # A group that nobody in the test is in has no accuracy.
+            table.add_row(f"  of {label}", *[_ABSENT if math.isnan(rate) else f"{rate:.1%}" for rate in rates])
         table.add_row("seconds of training", *[f"{outcome.seconds:.1f}" for outcome in outcomes])
         return table
 

@@ -53,12 +53,21 @@ def test_releases_of_the_data_are_no_guarantee_for_the_training(ledger):
 def test_accuracies_of_groups_stand_side_by_side(ledger):
     """Names as GroupFairness logs them, for one attribute and for several."""
     mine = Outcome(
-        1, 1.0, {}, {"acc": 0.8, "fairness/test/sex/accuracy/men / old": 0.75, "fairness/test/accuracy/0": 0.5}
+        1,
+        1.0,
+        {},
+        {
+            "acc": 0.8,
+            "fairness/test/sex/accuracy/men / old": 0.75,
+            "fairness/test/accuracy/0": 0.5,
+            "fairness/test/accuracy/1": math.nan,
+        },
     )
     other = Outcome(1, 1.0, {}, {"acc": 0.9, "fairness/test/sex/accuracy/men / old": 0.95})
     text = RunSummary(mine, Guarantee.of(ledger), other).text()
     assert _row(text, "  of sex men / old") == ["75.0%", "95.0%"]
     assert _row(text, "  of 0") == ["50.0%", "-"]
+    assert _row(text, "  of 1") == ["-", "-"]
     assert "fairness" not in text
 
 
