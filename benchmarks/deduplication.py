@@ -19,12 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from _harness import hardware, run_benchmark
 
-_PACKAGES = ("lightning-privacy", "polars", "rapidfuzz", "numpy", "scipy", "splink", "duckdb")
+_PACKAGES = ("lightning-privacy", "polars", "rapidfuzz", "numpy", "scipy")
+_RIVALS = ("splink", "duckdb")  # no dependencies of this package; their versions are given where they are installed
 _DATA = Path(os.environ.get("LIGHTNING_PRIVACY_DATA", Path(__file__).parents[2] / "shared" / "data")) / "persona"
 _TABLES = ("fake_1000", "historical_figures", "personas")
 _THRESHOLDS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999, 0.99999)
@@ -212,7 +214,9 @@ def _streamed(rows: int, threads: int) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    machine = hardware(threads=arguments.threads, packages=_PACKAGES)
+    machine = hardware(
+        threads=arguments.threads, packages=_PACKAGES + tuple(name for name in _RIVALS if find_spec(name))
+    )
     return {
         "benchmark": "deduplication",
         "quick": arguments.quick,

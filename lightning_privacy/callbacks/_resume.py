@@ -40,8 +40,10 @@ def restore(
     if progress is not None and own is not None and progress.run_id == own.run_id:
         # This process trained the run itself: its ledger knows all that any checkpoint or journal of it knows.
         return settings, progress
-    here = ledger.history
+    here, caveats = ledger.history, ledger.caveats
     ledger.load_state_dict(saved)
+    for caveat in caveats:
+        ledger.add_caveat(caveat)
     if progress is not None and progress.journal_path is not None:
         journal = Path(progress.journal_path)
         if not charge_lost_steps(ledger, journal, progress.run_id):

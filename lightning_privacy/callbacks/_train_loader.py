@@ -174,7 +174,7 @@ def _check_dataset(loader: DataLoader[Any]) -> None:
             f"the train data set {name} is iterable: its examples can't be sampled independently of each "
             "other, which the accounting needs. Give a data set with __len__ and __getitem__."
         )
-    if _is_resampled(loader.dataset):
+    if is_resampled(loader.dataset):
         raise UnsupportedError(
             "the train data set is resampled: an example that is in it twice has twice the influence, and who is "
             "in it depends on everybody's labels, which nothing pays for. Train on the original data set with "
@@ -195,14 +195,14 @@ def _check_dataset(loader: DataLoader[Any]) -> None:
             )
 
 
-def _is_resampled(dataset: Any) -> bool:
+def is_resampled(dataset: Any) -> bool:
     """Whether a data set, or one behind it or in it, was resampled."""
     dataset = unproxied(dataset)
     if dataset is None or isinstance(dataset, ResampledDataset):
         return dataset is not None
     if isinstance(dataset, ConcatDataset):
-        return any(map(_is_resampled, dataset.datasets))
-    return _is_resampled(getattr(dataset, "dataset", None))
+        return any(map(is_resampled, dataset.datasets))
+    return is_resampled(getattr(dataset, "dataset", None))
 
 
 def _check_sampling(loader: DataLoader[Any]) -> None:

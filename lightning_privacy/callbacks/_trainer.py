@@ -36,6 +36,7 @@ __all__ = [
     "restore_validation_interval",
     "set_epoch_batches",
     "set_validation_due",
+    "starts_copies",
     "step_arguments",
     "synchronises_batch_norm",
     "training_metrics",
@@ -186,7 +187,12 @@ def unwrap_model(strategy: Strategy) -> None:
 
 def launches_elsewhere(trainer: Trainer) -> bool:
     """Whether ``fit`` starts processes that are copies of the present one and does not train in it itself."""
-    return hasattr(trainer.strategy.launcher, "get_extra_results")
+    return starts_copies(trainer.strategy.launcher)
+
+
+def starts_copies(launcher: object) -> bool:
+    """Whether a strategy's launcher starts copies of the process that has it, which train in its place."""
+    return hasattr(launcher, "get_extra_results")
 
 
 def hand_over_results(trainer: Trainer, extra: Callable[[], Any]) -> None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +34,14 @@ from lightning_privacy.errors import CheckpointError, ConfigurationError, Privac
 from lightning_privacy.federated.aggregation import Aggregator, WeightedMean
 from lightning_privacy.federated.client_accounting import CohortAccounting
 from lightning_privacy.federated.client_clipping import AdaptiveNorm, clip_delta
-from lightning_privacy.federated.client_state import LATER, check_complete, check_same, plan_fields, restore_ledger
+from lightning_privacy.federated.client_state import (
+    LATER,
+    LOST_JOURNAL,
+    check_complete,
+    check_same,
+    plan_fields,
+    restore_ledger,
+)
 from lightning_privacy.federated.client_target import ClientTarget
 from lightning_privacy.federated.cohorts import CohortSampler
 from lightning_privacy.gradients.clipping import AdaptiveClipping
@@ -95,6 +103,7 @@ class ClientPrivacy:
         self._charged_here = False
         self._run_id = secrets.token_hex(8)
         self._journal: LedgerJournal | None = None
+        self._journal_place: str | None = None
         self._restored: dict[str, Any] | None = None
 
     @property
@@ -342,10 +351,17 @@ class ClientPrivacy:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-        for release, count in missing_charges(self._ledger, LedgerJournal.read(path, self._run_id)):
+        # One file for the run, wherever a resumed part of it logs: the state knows where.
+        former = self._journal_place
+        if former is not None and not Path(former).exists():
+            self._ledger.add_caveat(LOST_JOURNAL)
+            former = None
+        place = str(path) if former is None else former
+        self._journal_place = place
+        for release, count in missing_charges(self._ledger, LedgerJournal.read(place, self._run_id)):
             self._ledger.charge(release, count, label=LATER)
         if write:
-            self._journal = LedgerJournal(path, self._run_id)
+            self._journal = LedgerJournal(place, self._run_id)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, as plain Python values, the ledger included."""
@@ -358,6 +374,7 @@ class ClientPrivacy:
             "next_round": self._next_round,
             "noise": self._noise.state_dict(),
             "ledger": self._ledger.state_dict(),
+            "journal": self._journal_place,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -387,6 +404,7 @@ class ClientPrivacy:
         restore_ledger(self._ledger, state["ledger"], same_run=self._charged_here and state["run_id"] == self._run_id)
         self._multiplier = float(state["noise_multiplier"])
         self._run_id = str(state["run_id"])
+        self._journal_place = state["journal"]
         self._next_round = int(state["next_round"])
         self._charged_round = None
         self._restored = dict(state)

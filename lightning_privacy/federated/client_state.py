@@ -17,9 +17,10 @@ from lightning_privacy.accounting import PrivacyLedger, Release, missing_charges
 from lightning_privacy.errors import CheckpointError
 from lightning_privacy.federated.client_accounting import CohortAccounting
 
-__all__ = ["LATER", "check_complete", "check_same", "plan_fields", "restore_ledger"]
+__all__ = ["LATER", "LOST_JOURNAL", "check_complete", "check_same", "plan_fields", "restore_ledger"]
 
 LATER = "rounds after the checkpoint"
+LOST_JOURNAL = "The run was resumed without its journal: rounds after the checkpoint, if any, are not counted."
 
 _FIELDS = {
     "adaptive",

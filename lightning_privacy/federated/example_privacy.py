@@ -25,6 +25,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from lightning_privacy._validate import positive_int
 from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.accounting.target import check_target
 from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyBudgetExceeded, PrivacyViolation
+from lightning_privacy.federated.client_state import LOST_JOURNAL
 from lightning_privacy.federated.example_costs import ClientCost, LargestCost
 from lightning_privacy.federated.example_journal import ExampleJournal
 from lightning_privacy.federated.keyed import derive_seed
@@ -108,6 +110,7 @@ class ExamplePrivacy:
         self._paid: dict[int, int] = {}
         self._costs = LargestCost(delta=delta, budget=epsilon)
         self._journal: ExampleJournal | None = None
+        self._journal_place: str | None = None
         self._restored: dict[str, Any] | None = None
         self._caveats: list[str] = []
         if self.noise.caveat is not None:
@@ -319,12 +322,19 @@ class ExamplePrivacy:
             CheckpointError: The file is damaged.
             OSError: It can't be read or written.
         """
-        for client, total in ExampleJournal.read(path, self._run_id).items():
+        # One file for the run, wherever a resumed part of it logs: the state knows where.
+        former = self._journal_place
+        if former is not None and not Path(former).exists():
+            self.add_caveat(LOST_JOURNAL)
+            former = None
+        place = str(path) if former is None else former
+        self._journal_place = place
+        for client, total in ExampleJournal.read(place, self._run_id).items():
             lost = total - self._cost(client).count
             if lost > 0:
                 self._charge(client, lost, _LATER)
         if write and self._journal is None:
-            self._journal = ExampleJournal(path, self._run_id)
+            self._journal = ExampleJournal(place, self._run_id)
             self._journal.record({client: self._cost(client).count for client in self._ledgers})
 
     def state_dict(self) -> dict[str, Any]:
@@ -338,6 +348,7 @@ class ExamplePrivacy:
             "noise": self.noise.state_dict(),
             "steps": {client: self._cost(client).count for client in self.clients},
             "participations": dict(sorted(self._participations.items())),
+            "journal": self._journal_place,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -363,7 +374,13 @@ class ExamplePrivacy:
                     f"ledgers would no longer describe the steps; resume with the same {name}"
                 )
         self.noise.load_state_dict(state["noise"])
-        self._run_id = str(state["run_id"])
+        run_id = str(state["run_id"])
+        if self._ledgers and run_id != self._run_id:
+            raise CheckpointError(
+                "the checkpoint is of another run than the one this ExamplePrivacy has ledgers of, and what both spent "
+                "on a client would not be added up: resume with a new ExamplePrivacy"
+            )
+        self._run_id, self._journal_place = run_id, state["journal"]
         for client, total in state["steps"].items():
             lost = int(total) - self._cost(int(client)).count
             if lost > 0:

@@ -41,7 +41,7 @@ from lightning_privacy.preparation.step import Context, Step
 __all__ = ["BoundContributions", "most_records"]
 
 _MISSING = ("error", "drop")
-_PERSON_UNITS = ("person", "user")
+# All other units are people, by whatever name: "person", "patient", "client".
 _RECORD_UNITS = ("example", "record")
 
 
@@ -135,12 +135,12 @@ class BoundContributions(Step):
 
     def _check_unit(self, ledger: PrivacyLedger, most: int) -> None:
         m = self._max_records
-        if ledger.unit in _PERSON_UNITS and m > 1:
+        if ledger.unit not in _RECORD_UNITS and m > 1:
             raise PrivacyViolation(
                 f"the ledger protects a {ledger.unit}, and with max_records={m} each release protects one of their {m} "
                 f"records: take max_records=1, or a ledger with unit='example' and group_privacy(ledger, records={m})"
             )
-        if ledger.unit in _PERSON_UNITS and ledger.groups and most > 1:
+        if ledger.unit not in _RECORD_UNITS and ledger.groups and most > 1:
             sentence = (
                 f"What was released before the contributions were bounded protects a record, and one {ledger.unit} had "
                 f"up to {most} of them."
@@ -151,7 +151,7 @@ class BoundContributions(Step):
                     f"something, or pass caveat=True to have that sentence in the ledger"
                 )
             self._say(ledger, sentence)
-        elif ledger.unit in _RECORD_UNITS and m > 1:
+        elif m > 1:
             self._say(
                 ledger,
                 f"A person may be in up to {m} records, and epsilon is for one {ledger.unit}: for a person it is what "

@@ -148,7 +148,7 @@ def group_privacy(ledger: PrivacyLedger, *, records: int, delta: float | None = 
     delta = ledger.delta if delta is None else within_open_unit(delta=delta)
     alone = ledger.epsilon(delta, exact=True)
     groups = ledger.groups
-    if records == 1 or alone in (0.0, math.inf):
+    if records == 1 or math.isinf(alone) or not groups:
         return GroupGuarantee(records, alone, delta, alone, exact=True)
     if all(isinstance(release, _EXACT) for release, _ in groups):
         return GroupGuarantee(records, _composed_epsilon(groups, records, delta), delta, alone, exact=True)

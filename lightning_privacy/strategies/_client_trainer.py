@@ -151,7 +151,10 @@ class ClientTrainer:
             yield
         except LightningPrivacyError:
             raise
-        except Exception as error:  # noqa: BLE001 - a client that raises has failed; the round reports it
+        except Exception as error:  # a client that raises has failed; the round reports it
+            if self.plan.example_privacy is not None and not isinstance(error, SimulatedClientError):
+                # Whether its data make a client fail would be seen in the model, without noise.
+                raise
             report.failure = f"{type(error).__name__}: {error}"
             trained.errors.append(error)
         finally:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_privacy._lightning import LightningModule, Trainer, rank_zero_info
+from lightning_privacy.accounting.sweep import SWEEP_CAVEAT, running_sweep
 from lightning_privacy.callbacks._epoch_batches import largest_microbatch
 from lightning_privacy.callbacks._probing import probe_training_step
+from lightning_privacy.callbacks._processes import processes_of
 from lightning_privacy.callbacks._step_journal import journal_path
+from lightning_privacy.callbacks._train_loader import is_resampled
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.federated.example_privacy import ExamplePrivacy
 from lightning_privacy.federated.local import LocalLoop
 from lightning_privacy.federated.private_local import PrivateLocalLoop
 from lightning_privacy.strategies._client_step import ClientStep, gradient_clip
-from lightning_privacy.strategies._clients import Clients
+from lightning_privacy.strategies._clients import Clients, SiloClients
 from lightning_privacy.strategies._local_settings import LocalSettings
 from lightning_privacy.strategies._plan import Plan
 
@@ -52,6 +55,18 @@ def private_loop(
             "of private gradients; use precision='bf16-mixed' or 32"
         )
     rows = clients.batch_size
+    if isinstance(clients, SiloClients):
+        sizes = processes_of(trainer).gather(rows)
+        if len(set(sizes)) > 1:
+            raise UnsupportedError(
+                f"example_privacy needs one batch size for all silos, whose loaders have {sizes}: each would be "
+                "charged at the rate of another one; give the loaders the same batch_size"
+            )
+    if is_resampled(getattr(clients.loader, "dataset", None)):
+        raise UnsupportedError(
+            "the data set was resampled, so that an example may be in it several times, and epsilon would be that of "
+            "one: leave resample out with example_privacy"
+        )
     steps = [
         plan.algorithm.trainings * loop.num_steps(clients.batches_per_epoch(client)) for client in range(clients.count)
     ]
@@ -61,6 +76,8 @@ def private_loop(
         steps=steps,
     )
     privacy.add_caveat(_FIGURES)
+    if running_sweep():
+        privacy.add_caveat(SWEEP_CAVEAT)
     made = PrivateLocalLoop(
         ClientStep(trainer, module),
         module,

@@ -8,12 +8,15 @@ from typing import Any
 from torch.optim import LBFGS, Optimizer
 
 from lightning_privacy._lightning import LightningModule
-from lightning_privacy.callbacks._trainer import synchronises_batch_norm
+from lightning_privacy.callbacks._preconditions import check_augmentation, check_data_ledger
+from lightning_privacy.callbacks._trainer import starts_copies, synchronises_batch_norm
 from lightning_privacy.callbacks.group_dro import GroupDRO
 from lightning_privacy.callbacks.reweighing import Reweighing
 from lightning_privacy.errors import UnsupportedError
+from lightning_privacy.gradients.inspection import refuse_optimizer
+from lightning_privacy.strategies._plan import Plan
 
-__all__ = ["check_fit", "check_module", "check_optimizers"]
+__all__ = ["check_fit", "check_launcher", "check_module", "check_optimizers", "check_private_fit"]
 
 _HOOKS_OF_A_STEP = ("optimizer_step", "backward")
 
@@ -75,15 +78,55 @@ def check_module(module: LightningModule) -> None:
             )
 
 
-def check_optimizers(optimizers: Sequence[Optimizer], schedulers: Sequence[Any]) -> None:
+def check_launcher(launcher: object, plan: Plan) -> None:
+    """Refuse processes that are copies of the program's, where an account is kept of what they release.
+
+    Raises:
+        UnsupportedError: Naming the way out.
+    """
+    if plan.private and starts_copies(launcher):
+        raise UnsupportedError(
+            "start_method='fork' or 'spawn' trains in processes whose ledgers end with them, and the program that "
+            "started them would report that nothing was released: use start_method='popen', or torchrun"
+        )
+
+
+def check_private_fit(trainer: Any, plan: Plan) -> None:
+    """Refuse what would void a guarantee for clients or for their examples.
+
+    Args:
+        trainer: The trainer, in ``setup``.
+        plan: How rounds go.
+
+    Raises:
+        UnsupportedError: Naming the cause and the way out.
+    """
+    if not plan.private:
+        return
+    check_augmentation(trainer)
+    if plan.privacy is not None:
+        check_data_ledger(trainer, plan.privacy.ledger)
+    elif getattr(getattr(trainer, "datamodule", None), "learns_from_records", False):
+        raise UnsupportedError(
+            f"{type(trainer.datamodule).__name__} learns from the records it prepares, and with example_privacy every "
+            "client has a ledger of its own, none of which has that: prepare the data before, with public statistics"
+        )
+
+
+def check_optimizers(
+    optimizers: Sequence[Optimizer], schedulers: Sequence[Any], module: LightningModule | None = None
+) -> None:
     """Refuse what ``configure_optimizers`` gives and clients can't use.
 
     Args:
         optimizers: As Lightning found them.
         schedulers: Lightning's configurations of schedulers.
+        module: Whose parameters they are for; None where that is known.
 
     Raises:
         UnsupportedError: Several or no optimizer, one that calls a closure, or a scheduler that counts batches.
+        ConfigurationError: It holds a tensor that is no parameter of the module: nobody would put it back for the next
+            client.
     """
     if len(optimizers) != 1:
         raise UnsupportedError(
@@ -92,6 +135,8 @@ def check_optimizers(optimizers: Sequence[Optimizer], schedulers: Sequence[Any])
         )
     if isinstance(optimizers[0], LBFGS):
         raise UnsupportedError("LBFGS evaluates its loss several times a step, which the local loop does not do")
+    if module is not None:
+        refuse_optimizer(optimizers[0], module)
     for config in schedulers:
         if config.interval == "step":
             raise UnsupportedError(

@@ -90,7 +90,7 @@ class Guarantees:
         """Warn of what acts on figures of clients; after they were logged."""
         if self._plan.privacy is not None:
             warn_of_monitors(self._plan.privacy.ledger.add_caveat, trainer, self._told)
-        elif self._plan.example_privacy is not None:
+        if self._plan.example_privacy is not None:
             warn_of_monitors(self._plan.example_privacy.add_caveat, trainer, self._told)
 
     def tell(self) -> None:

@@ -81,6 +81,9 @@ class Plan:
         reason = None
         if self.example_privacy is not None:
             reason = "example_privacy takes each client's gradients apart by itself"
+        elif self.privacy is not None:
+            # A count or a list that a module keeps would be seen by all clients of a stack, and bind them together.
+            reason = "client_privacy needs that nothing of one client is in the module while another one is trained"
         elif self.persistent_optimizer:
             reason = "persistent_optimizer=True gives the clients of a round optimizers of different ages"
         elif not self.algorithm.vectorizes:

@@ -48,7 +48,12 @@ from lightning_privacy.federated.server import FedAvg, ServerOptimizer
 from lightning_privacy.federated.transforms import DeltaTransform
 from lightning_privacy.strategies._assembly import LocalWork, assemble
 from lightning_privacy.strategies._clients import Clients, SharedOutClients, SiloClients
-from lightning_privacy.strategies._federated_checks import check_fit, check_optimizers
+from lightning_privacy.strategies._federated_checks import (
+    check_fit,
+    check_launcher,
+    check_optimizers,
+    check_private_fit,
+)
 from lightning_privacy.strategies._federation import Federation
 from lightning_privacy.strategies._guarantees import Guarantees
 from lightning_privacy.strategies._local_settings import LocalSettings
@@ -190,11 +195,17 @@ class FederatedStrategy(UnwrappedStrategy):
         return self._plan.example_privacy
 
     @override
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        check_launcher(self._launcher, self._plan)
+
+    @override
     def setup(self, trainer: Trainer) -> None:
         check_trainer(trainer)
         module = self._module()
         if trainer.state.fn == "fit":
             check_fit(trainer, module)
+            check_private_fit(trainer, self._plan)
             settings = self._settings = LocalSettings.borrow(trainer)
             self._undo.callback(settings.give_back, trainer)
             self._undo.callback(replace_train_loader(trainer, self._rounds_over))
@@ -206,7 +217,7 @@ class FederatedStrategy(UnwrappedStrategy):
     @override
     def setup_optimizers(self, trainer: Trainer) -> None:
         super().setup_optimizers(trainer)
-        check_optimizers(self.optimizers, self.lr_scheduler_configs)
+        check_optimizers(self.optimizers, self.lr_scheduler_configs, self._module())
         self._client_optimizer = self.optimizers[0]
         shared = self._flat_model().parameters
         made = self._server(shared)

@@ -158,9 +158,12 @@ def test_p34_a_ledger_of_examples_says_what_epsilon_is_for():
     ledger.charge(LaplaceRelease(0.1))
     guarantee = BoundContributions(3).guarantee(ledger, delta=1e-6)
     assert math.isclose(guarantee.epsilon, 0.3, rel_tol=2e-3)
-    other = PrivacyLedger(delta=1e-5, unit="client")
-    BoundContributions(3).fit(_table().lazy(), Context(roles=ROLES, ledger=other))
-    assert other.caveats == ()
+
+
+@pytest.mark.parametrize("unit", ["person", "patient", "client"])
+def test_p34_a_ledger_of_people_by_any_name_has_one_record_of_each(unit):
+    with pytest.raises(PrivacyViolation, match=f"protects a {unit}, and with max_records=3"):
+        BoundContributions(3).fit(_table().lazy(), Context(roles=ROLES, ledger=PrivacyLedger(delta=1e-5, unit=unit)))
 
 
 def test_batches_by_themselves_would_not_do():

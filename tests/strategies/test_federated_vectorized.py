@@ -157,12 +157,11 @@ def test_clients_that_fail_are_left_out(tools):
         assert_equal(tools, both(tools, tools.Regression, failures=failures))
 
 
-def test_privacy_of_clients_clips_each(tools):
-    def privacy() -> ClientPrivacy:
-        return ClientPrivacy(delta=1e-5, noise_multiplier=1e-9, max_delta_norm=0.05)
-
-    found = both(tools, tools.Regression, made={"client_privacy": privacy})
-    assert_equal(tools, found, rtol=1e-6, atol=1e-8)
+def test_p39_with_privacy_of_clients_it_is_refused():
+    """What a module counts or keeps in a list would bind the clients of a stack together."""
+    privacy = ClientPrivacy(delta=1e-5, noise_multiplier=1.0, max_delta_norm=0.05)
+    with pytest.raises(ConfigurationError, match=r"vectorize=.*client_privacy needs that nothing of one client"):
+        FederatedStrategy(partition=IIDPartition(4), cohort_size=2, vectorize=True, client_privacy=privacy)
 
 
 def in_step(change: Any) -> Any:

@@ -27,7 +27,10 @@ from lightning_privacy.strategies._flower_module import LogCollector, client_opt
 from lightning_privacy.strategies._flower_server import FlowerServer
 from lightning_privacy.strategies._flower_settings import FlowerSettings
 
-pytestmark = pytest.mark.filterwarnings("ignore::lightning_privacy.mechanisms.noise.SeededNoiseWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::lightning_privacy.mechanisms.noise.SeededNoiseWarning"),
+    pytest.mark.filterwarnings("ignore:client_privacy clips the running statistics"),
+]
 
 CPU = ClientOptions(device="cpu")
 BATCH = 5

@@ -170,6 +170,9 @@ class PersonaDataModule(InMemoryDataModule):
             val_share=float(val_share),
             seed=seed,
         )
+        # Now: what a step says of itself may depend on the ledger that it was run with.
+        steps = (*self._plan.preparation.steps, *self._plan.train_preparation.steps)
+        self._learns = any(step.private != "rowwise" for step in steps)
 
     @property
     def ledger(self) -> PrivacyLedger | None:
@@ -190,14 +193,18 @@ class PersonaDataModule(InMemoryDataModule):
                     "the data are prepared already, and a preparation is private or not from the start: set the ledger "
                     "before setup, or make a new PersonaDataModule"
                 )
+            if self._ledger is not None and ledger.unit != self._ledger.unit:
+                raise ConfigurationError(
+                    f"the data were prepared for a ledger that protects a {self._ledger.unit}, and this one protects a "
+                    f"{ledger.unit}: make a new PersonaDataModule"
+                )
             self._stage.charge(ledger)
         self._ledger = ledger
 
     @property
     def learns_from_records(self) -> bool:
         """Whether the preparation does more than change each record by itself; then it needs the ledger of training."""
-        steps = (*self._plan.preparation.steps, *self._plan.train_preparation.steps)
-        return any(step.private != "rowwise" for step in steps)
+        return self._learns
 
     @property
     def roles(self) -> Roles:

@@ -29,8 +29,10 @@ from lightning_privacy.data.persona.plan import Plan
 from lightning_privacy.data.persona.split import at_most, split_by_person
 from lightning_privacy.data.persona.stage import SIDES, Stage
 from lightning_privacy.data.persona.store import PersonaStore
+from lightning_privacy.errors import PrivacyViolation
 from lightning_privacy.mechanisms import NoiseSource
 from lightning_privacy.preparation import Context, PreparationReport, StepReport
+from lightning_privacy.preparation.contribution import most_records
 
 __all__ = ["run"]
 
@@ -64,7 +66,8 @@ def run(
         EncryptionError: The store can't be read with its key.
     """
     private = ledger is not None
-    fingerprint = f"{plan.fingerprint}/{'private' if private else 'plain'}"
+    # What a step does, and what of it is a caveat, depends on whom the ledger protects.
+    fingerprint = f"{plan.fingerprint}/{'plain' if ledger is None else f'private {ledger.unit}'}"
     if store is not None and (stage := _stored(store, fingerprint, private)) is not None:
         if ledger is not None:
             stage.charge(ledger)
@@ -72,7 +75,6 @@ def run(
     data = _data(plan, store)
     context = Context(roles=plan.roles, ledger=ledger, noise=noise, key=key)
     before = _charged(ledger)
-    known_caveats = () if ledger is None else ledger.caveats
     table, report, counts, person = _prepared(plan, data, context)
     stage = Stage(
         table=table,
@@ -85,7 +87,8 @@ def run(
             for (release, label), count in _charged(ledger).items()
             if count > before.get((release, label), 0)
         ),
-        caveats=() if ledger is None else tuple(text for text in ledger.caveats if text not in known_caveats),
+        # Those from before too: a step does not say again what the ledger knows, and another ledger may not know it.
+        caveats=() if ledger is None else ledger.caveats,
         private=private,
         stamp=secrets.token_hex(8),
         truth=data.truth,
@@ -110,6 +113,7 @@ def _prepared(
         if isinstance(step, ImageLabelErrors):
             step.look_at(data.images)
     counts = {"recorded": len(data.records)}
+    charged = _charged(context.ledger)
     table, report = plan.preparation.fit_apply(data.records, context)
     counts["prepared"] = len(table)
     table = labelled(table)
@@ -117,6 +121,8 @@ def _prepared(
     person = next((name for name in (plan.person, plan.roles.identifier) if name in table.columns), None)
     if context.ledger is not None:
         _add_caveats(context.ledger, plan, person)
+        if person is not None and _charged(context.ledger) != charged:
+            _check_bounded(context.ledger, most_records(table, person), plan.max_records)
     key = _OWN_ROW if person is None else person
     table = _with_persons(table, key)
     table = at_most(table, plan.max_records, person=key, seed=plan.seed)
@@ -132,6 +138,26 @@ def _prepared(
     counts |= {side: len(rows) for side, rows in prepared.items()}
     whole = pl.concat([rows.with_columns(side=pl.lit(side)) for side, rows in prepared.items()], how="diagonal_relaxed")
     return whole.drop(_OWN_ROW, strict=False), report, counts, person
+
+
+def _check_bounded(ledger: PrivacyLedger, most: int, limit: int) -> None:
+    """See to it that what was released of people with too many records is not told as what it cost a person.
+
+    Raises:
+        PrivacyViolation: The ledger protects people.
+    """
+    if most <= limit:
+        return
+    told = (
+        f"Something was released of the records before those of a person were cut to {limit}: one person had up to "
+        f"{most} of them, and the guarantee of these releases is for one."
+    )
+    if ledger.unit not in ("example", "record"):
+        raise PrivacyViolation(
+            f"{told} The ledger's unit is the {ledger.unit}: put BoundContributions before the steps that learn, or "
+            "put those into train_preparation"
+        )
+    ledger.add_caveat(told)
 
 
 def _with_persons(table: pl.DataFrame, person: str) -> pl.DataFrame:

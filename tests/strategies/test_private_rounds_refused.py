@@ -1,0 +1,74 @@
+"""What would void the privacy of clients or of their examples in a federated fit is refused before it starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_privacy import ClientPrivacy, ExamplePrivacy, FederatedStrategy, IIDPartition
+from lightning_privacy._lightning import LightningDataModule
+from lightning_privacy.errors import ConfigurationError, UnsupportedError
+from lightning_privacy.sampling import resample
+
+PRIVACY: dict[str, Any] = {
+    "client_privacy": lambda: ClientPrivacy(delta=1e-5, noise_multiplier=1.0, max_delta_norm=1.0),
+    "example_privacy": lambda: ExamplePrivacy(delta=1e-5, noise_multiplier=1.0, max_grad_norm=1.0, probe=False),
+}
+
+
+def loader_of(tools: Any) -> Any:
+    return torch.utils.data.DataLoader(tools.data(), batch_size=4)
+
+
+def strategy(name: str | None, **options: Any) -> FederatedStrategy:
+    made = {} if name is None else {name: PRIVACY[name]()}
+    return FederatedStrategy(partition=IIDPartition(4), cohort_size=2, **made, **options)
+
+
+@pytest.mark.parametrize("name", sorted(PRIVACY))
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_p26_processes_whose_ledgers_end_with_them_are_refused(tools: Any, name: str, method: str) -> None:
+    with pytest.raises(UnsupportedError, match="start_method='fork' or 'spawn'"):
+        tools.trainer(strategy=strategy(name, start_method=method), devices=2)
+    tools.trainer(strategy=strategy(None, start_method=method), devices=2)
+
+
+@pytest.mark.parametrize("name", sorted(PRIVACY))
+def test_p33_a_data_module_that_learns_without_the_ledger_is_refused(tools: Any, name: str) -> None:
+    class Learning(LightningDataModule):
+        learns_from_records = True
+
+        def train_dataloader(self) -> Any:
+            return loader_of(tools)
+
+    with pytest.raises(UnsupportedError, match="Learning learns from the records"):
+        tools.trainer(strategy=strategy(name), max_epochs=1).fit(tools.Regression(), datamodule=Learning())
+
+
+def test_p17_a_resampled_data_set_is_refused(tools: Any) -> None:
+    data = loader_of(tools).dataset
+    loader = torch.utils.data.DataLoader(resample(data, [0, 1, 1] * (len(data) // 3)), batch_size=4)
+    with pytest.raises(UnsupportedError, match="resampled"):
+        tools.trainer(strategy=strategy("example_privacy"), max_epochs=1).fit(tools.Regression(), loader)
+
+
+@pytest.mark.parametrize("name", [None, *sorted(PRIVACY)])
+def test_p39_an_optimizer_of_a_tensor_nobody_puts_back_is_refused(tools: Any, name: str | None) -> None:
+    class Module(tools.Regression):  # type: ignore[misc, name-defined]
+        def configure_optimizers(self) -> Any:
+            foreign = torch.nn.Parameter(torch.zeros(3))
+            return torch.optim.SGD([*self.parameters(), foreign], lr=0.1)
+
+    with pytest.raises(ConfigurationError, match="no parameters of Module"):
+        tools.trainer(strategy=strategy(name), max_epochs=1).fit(Module(), loader_of(tools))
+
+
+def test_p18_a_client_whose_data_end_its_training_ends_the_run(tools: Any) -> None:
+    class Module(tools.Regression):  # type: ignore[misc, name-defined]
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            raise ValueError("an example nobody expected")
+
+    with pytest.raises(ValueError, match="nobody expected"):
+        tools.trainer(strategy=strategy("example_privacy"), max_epochs=1).fit(Module(), loader_of(tools))
