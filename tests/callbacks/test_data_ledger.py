@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,3 +60,15 @@ def test_p33_one_ledger_has_all_and_training_gets_what_is_left(tiny: Any, wrappe
     tiny.trainer(max_epochs=1, callbacks=[alone]).fit(tiny.Module(), tiny.loader(16))
     noise = [ledger.history[-1][0].noise_multiplier for ledger in (privacy.ledger, alone.ledger)]
     assert noise[0] > noise[1]
+
+
+def test_p26_a_caveat_of_this_process_outlives_the_restored_ledger(tiny: Any, tmp_path: Path) -> None:
+    first = DifferentialPrivacy(delta=1e-3, noise_multiplier=1.0)
+    trainer = tiny.trainer(max_epochs=1, callbacks=[first], default_root_dir=tmp_path)
+    trainer.fit(tiny.Module(), tiny.loader(16))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    again = DifferentialPrivacy(delta=1e-3, noise_multiplier=1.0)
+    again.ledger.add_caveat("rows were compared without noise")
+    trainer = tiny.trainer(max_epochs=2, callbacks=[again], default_root_dir=tmp_path)
+    trainer.fit(tiny.Module(), tiny.loader(16), ckpt_path=tmp_path / "one.ckpt")
+    assert "rows were compared without noise" in again.ledger.caveats
