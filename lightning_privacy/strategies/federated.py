@@ -102,7 +102,7 @@ class FederatedStrategy(UnwrappedStrategy):
             ledger for each client.
         vectorize: Train several clients at once, by ``torch.vmap`` over stacked parameters; a number says how many at
             the most, True 32. For many small clients and small models, on a GPU above all. The batches of one step
-            must be of few sizes: those of unlike size go through the module one after the other.
+            must be of few sizes: those of unlike size go through the module one after the other. Not with privacy.
         deterministic: Add up in fixed point: the same bits for any number of processes.
         seed: Of partition, cohorts, order of batches and everything random inside a client; 0 when None. With client
             privacy, cohorts are drawn in secret unless a seed is given, and then it must be as secret as the data.
