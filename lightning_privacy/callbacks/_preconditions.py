@@ -81,26 +81,26 @@ def check_augmentation(trainer: Any) -> None:
         )
 
 
-def check_data_ledger(trainer: Any, ledger: PrivacyLedger) -> None:
+def check_data_ledger(source: Any, ledger: PrivacyLedger) -> None:
     """Refuse a DataModule that learns from its records outside of the ledger of training.
 
-    A DataModule says by ``learns_from_records`` that it does, and has the ledger it charges as ``ledger``.
+    It says by ``learns_from_records`` that it does, and has the ledger it charges as ``ledger``; so do its data sets,
+    whose loaders may be given to a fit without it.
 
     Args:
-        trainer: The trainer, in ``setup``.
+        source: A DataModule or a data set; None for none.
         ledger: Of the training.
 
     Raises:
         UnsupportedError: What it learned is in no ledger, or in another one.
     """
-    datamodule = getattr(trainer, "datamodule", None)
-    if not getattr(datamodule, "learns_from_records", False):
+    if not getattr(source, "learns_from_records", False):
         return
-    theirs = getattr(datamodule, "ledger", None)
+    theirs = getattr(source, "ledger", None)
     if theirs is not ledger:
         where = "no ledger" if theirs is None else "another ledger than training"
         raise UnsupportedError(
-            f"{type(datamodule).__name__} learns from the records it prepares, and charges {where}: the epsilon of the "
+            f"{type(source).__name__} learns from the records it prepares, and charges {where}: the epsilon of the "
             "run would leave that out. Give it the ledger of training before fit: datamodule.ledger = privacy.ledger, "
             "or one PrivacyLedger as ledger= to both"
         )

@@ -230,7 +230,7 @@ class DifferentialPrivacy(Callback):
         if not self._fitting:
             return
         check_trainer_settings(trainer, pl_module)
-        check_data_ledger(trainer, self._ledger)
+        check_data_ledger(getattr(trainer, "datamodule", None), self._ledger)
         processes = trainer.world_size
         self._shield = loading.shield_train_loader(trainer, lambda loader: undivided(loader, processes=processes))
         if internals.launches_elsewhere(trainer):
@@ -274,6 +274,7 @@ class DifferentialPrivacy(Callback):
             return
         processes = processes_of(trainer)
         loader = loading.request_train_loader(trainer)
+        check_data_ledger(getattr(loader, "dataset", None), self._ledger)
         facts = examine(loader, accumulate=trainer.accumulate_grad_batches)
         schedule = StepSchedule(
             loading.count_loader_batches(trainer, facts.loader_batches), trainer.accumulate_grad_batches

@@ -72,3 +72,14 @@ def test_p26_a_caveat_of_this_process_outlives_the_restored_ledger(tiny: Any, tm
     trainer = tiny.trainer(max_epochs=2, callbacks=[again], default_root_dir=tmp_path)
     trainer.fit(tiny.Module(), tiny.loader(16), ckpt_path=tmp_path / "one.ckpt")
     assert "rows were compared without noise" in again.ledger.caveats
+
+
+def test_p33_a_loader_given_without_its_data_module_is_refused_too(tiny: Any) -> None:
+    loader, privacy = tiny.loader(16), DifferentialPrivacy(delta=1e-3, epsilon=3.0)
+    loader.dataset.learns_from_records, loader.dataset.ledger = True, None
+    with pytest.raises(UnsupportedError, match="charges no ledger"):
+        tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(tiny.Module(), loader)
+    assert privacy.ledger.history == []
+    loader.dataset.ledger = privacy.ledger
+    tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(tiny.Module(), loader)
+    assert privacy.ledger.history

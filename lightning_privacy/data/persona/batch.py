@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.data.in_memory import GatheredBatch, InMemoryDataset, collate
 from lightning_privacy.errors import ConfigurationError
 
@@ -68,6 +69,9 @@ class PersonaDataset(InMemoryDataset):
 
     def __init__(self, batch: PersonaBatch, client: Any, person: Any) -> None:
         super().__init__(*batch)
+        #: Whether a preparation learned from the records, and what it charged: for a fit without the data module.
+        self.learns_from_records = False
+        self.ledger: PrivacyLedger | None = None
         self.client: npt.NDArray[np.str_] = np.asarray(client, dtype=np.str_)
         self.person: npt.NDArray[np.str_] = np.asarray(person, dtype=np.str_)
         for name, values in (("client", self.client), ("person", self.person)):

@@ -272,9 +272,11 @@ class PersonaDataModule(InMemoryDataModule):
     @override
     def train_dataloader(self) -> DataLoader[tuple[torch.Tensor, ...]]:
         self._check_charged()
+        train = self.splits.train
+        if isinstance(train, PersonaDataset):
+            train.learns_from_records, train.ledger = self._learns, self._ledger
         if self.balance is None:
             return super().train_dataloader()
-        train = self.splits.train
         groups = train.tensors[self.fields.index(self.balance_groups)]
         sampler = BalancedSampler(
             train.tensors[1], groups=None if self.balance == "class" else groups, balance=self.balance, seed=self.seed
