@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -64,6 +65,8 @@ _EXPLAINED = (
 )
 # A folder that can't be made or written to; a file that is missing is another matter.
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
+# Commands that compose no config; each takes its arguments and returns the exit status.
+_COMMANDS = {"serve": "lightning_privacy.serving.command:serve_command"}
 _HYDRA_TRACE = "HYDRA_FULL_ERROR"
 _TRACE = "LIGHTNING_PRIVACY_FULL_ERROR"
 # True in general, and of no use here: the data is in memory, and the run folder is the run's own.
@@ -302,10 +305,10 @@ def main() -> NoReturn:
     ``lightning-privacy serve FOLDER`` answers requests with an exported model; all else is Hydra's. With the
     environment variable ``HYDRA_FULL_ERROR=1`` errors show their full trace.
     """
-    if sys.argv[1:2] == ["serve"]:
-        from lightning_privacy.serving.command import serve_command  # what it needs is an extra
-
-        sys.exit(serve_command(sys.argv[2:]))
+    if sys.argv[1:] and sys.argv[1] in _COMMANDS:
+        module, _, name = _COMMANDS[sys.argv[1]].partition(":")
+        # Imported only when it is asked for: what some need is an extra.
+        sys.exit(getattr(import_module(module), name)(sys.argv[2:]))
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", message=pattern)
     for category in (DeprecationWarning, FutureWarning):  # meant for those who write code
