@@ -105,6 +105,7 @@ class ExamplePrivacy:
         self._sizes: list[int] = []
         self._steps: list[int] = []
         self._batch_size = 0
+        self._clients: dict[str, Any] = {}
         self._ledgers: dict[int, PrivacyLedger] = {}
         self._participations: dict[int, int] = {}
         self._paid: dict[int, int] = {}
@@ -152,13 +153,21 @@ class ExamplePrivacy:
         """In how many rounds a client has trained."""
         return self._participations.get(client, 0)
 
-    def plan(self, sizes: Sequence[int], *, batch_size: int, steps: Sequence[int]) -> None:
+    def plan(
+        self,
+        sizes: Sequence[int],
+        *,
+        batch_size: int,
+        steps: Sequence[int],
+        clients: Mapping[str, Any] | None = None,
+    ) -> None:
         """Say what the clients hold, and what taking part means.
 
         Args:
             sizes: Examples of each client.
             batch_size: Examples a step has on average, where a client has as many.
             steps: Optimizer steps that each takes in a round.
+            clients: Who holds which examples, in plain types.
 
         Raises:
             ConfigurationError: The run began with other clients.
@@ -166,12 +175,15 @@ class ExamplePrivacy:
             PrivacyBudgetExceeded: What the restored state and the journal know is more than the budget.
         """
         batch_size = positive_int(batch_size=batch_size)
-        if self._ledgers and (list(sizes), batch_size) != (self._sizes, self._batch_size):
+        federation = (list(sizes), batch_size, {} if clients is None else dict(clients))
+        if self._ledgers and federation != (self._sizes, self._batch_size, self._clients):
             raise ConfigurationError(
-                "this ExamplePrivacy has ledgers of clients with other sizes or another batch size: one object is for "
-                "one federation; make a new one, and add up by hand what both cost where the people are the same"
+                "this ExamplePrivacy has ledgers of clients who hold other examples or train with another batch size: "
+                "one object is for one federation; make a new one, and add up by hand what both cost where the people "
+                "are the same"
             )
-        self._sizes, self._batch_size, self._steps = list(sizes), batch_size, [int(count) for count in steps]
+        self._sizes, self._batch_size, self._clients = federation
+        self._steps = [int(count) for count in steps]
         if self._restored is not None:
             restored, self._restored = self._restored, None
             self._adopt(restored)

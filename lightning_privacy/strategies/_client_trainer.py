@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_privacy.errors import LightningPrivacyError
+from lightning_privacy.errors import LightningPrivacyError, UnsupportedError
 from lightning_privacy.federated.algorithms import Algorithm, LocalTraining
 from lightning_privacy.federated.contexts import ClientContext
 from lightning_privacy.federated.failures import SimulatedClientError
@@ -221,14 +221,17 @@ class ClientTrainer:
         plan, model, stores = self.plan, self.model, self.stores
         local, report = started.local, started.report
         client = local.client
+        delta = model.delta(self._delta)
+        increments = model.increments()
+        if self._private is not None:
+            increments = _only_what_is_private(model, delta, increments)
         update = ClientUpdate(
             client,
-            model.delta(self._delta),
+            delta,
             num_examples=report.num_examples,
             num_steps=local.num_steps,
             metrics={"loss": math.nan if loss is None else float(loss), **report.figures},
         )
-        increments = model.increments()
         personal = model.give_personal()
         kept_optimizer = stores.state_of(self.optimizer) if plan.persistent_optimizer else None
         plan.algorithm.after_client(local, update)
@@ -266,3 +269,24 @@ class ClientTrainer:
             stores.personal[client] = personal
         if kept_optimizer is not None:
             stores.optimizers[client] = kept_optimizer
+
+
+def _only_what_is_private(model: FlatModel, delta: Tensor, increments: list[float]) -> list[float]:
+    """What may be sent of the counters: nothing, as they count examples or batches, which are drawn in secret.
+
+    Args:
+        model: Whose parameters private steps have moved.
+        delta: Shape ``(P,)``.
+        increments: Of the counters.
+
+    Raises:
+        UnsupportedError: A buffer has changed, by whatever way: no private gradient moves one.
+    """
+    for name, part in zip(model.buffer_names, model.views(delta)[len(model.parameters) :], strict=True):
+        if bool((part != 0).any()):
+            raise UnsupportedError(
+                f"buffer '{name}' changed in the local training of a client: what it takes from the examples is "
+                "neither bounded nor noised, and would be sent to the server. Keep data out of it, or use a layer "
+                "without running statistics (GroupNorm, LayerNorm)"
+            )
+    return [0.0] * len(increments)

@@ -74,6 +74,7 @@ def private_loop(
         [clients.num_examples(client) for client in range(clients.count)],
         batch_size=rows * settings.accumulate_grad_batches,
         steps=steps,
+        clients=clients.describe(),
     )
     privacy.add_caveat(_FIGURES)
     if running_sweep():

@@ -69,6 +69,12 @@ class Plan:
     def _check_example_privacy(self) -> None:
         if not isinstance(self.example_privacy, ExamplePrivacy):
             raise ConfigurationError(f"example_privacy must be an ExamplePrivacy or None, got {self.example_privacy!r}")
+        if self.privacy is not None and self.example_privacy.budget is not None:
+            raise ConfigurationError(
+                f"example_privacy has epsilon={self.example_privacy.budget:g} together with client_privacy: when its "
+                "clients can pay no more follows from how many examples each holds, which client_privacy protects. "
+                "Leave epsilon out of example_privacy; its noise_multiplier and max_epochs say what examples cost"
+            )
         for part in (self.algorithm, self.aggregator):
             if part.needs_initial_loss:
                 raise ConfigurationError(

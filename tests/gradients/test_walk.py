@@ -25,6 +25,20 @@ class Hidden(nn.Module):
         yield "hidden", self.parts[0]
 
 
+class Shy(nn.Module):
+    """Says less of itself than a network that it is part of does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+
+    def modules(self) -> Iterator[nn.Module]:
+        yield self
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        yield self.inner.bias
+
+
 def shared() -> nn.Module:
     layer = nn.Linear(3, 3)
     network = nn.Sequential(layer, nn.ReLU(), nn.Sequential(layer, nn.Linear(3, 3, bias=False)))
@@ -52,6 +66,8 @@ NETWORKS = {
     "cyclic": cyclic,
     "root tells": Hidden,
     "part tells": lambda: nn.Sequential(nn.Linear(1, 1), Hidden(), nn.Linear(1, 1)),
+    "shy root": Shy,
+    "shy part": lambda: nn.Sequential(Shy(), nn.Linear(2, 1)),
     "normalised": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)),
 }
 

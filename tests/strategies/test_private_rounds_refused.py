@@ -72,3 +72,69 @@ def test_p18_a_client_whose_data_end_its_training_ends_the_run(tools: Any) -> No
 
     with pytest.raises(ValueError, match="nobody expected"):
         tools.trainer(strategy=strategy("example_privacy"), max_epochs=1).fit(Module(), loader_of(tools))
+
+
+class Counting:
+    """Parts of modules that let their data into buffers."""
+
+    @staticmethod
+    def of(tools: Any, write: Any, start: torch.Tensor) -> Any:
+        class Module(tools.Regression):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("mark", start.clone())
+
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                write(self.mark, batch)
+                return super().training_step(batch, batch_idx)
+
+        return Module()
+
+
+def test_p37_a_count_of_examples_is_not_released(tools: Any) -> None:
+    module = Counting.of(tools, lambda mark, batch: mark.add_(len(batch[0])), torch.tensor(0))
+    tools.trainer(strategy=strategy("example_privacy"), max_epochs=2).fit(module, loader_of(tools))
+    assert int(module.mark) == 0
+    plain = Counting.of(tools, lambda mark, batch: mark.add_(len(batch[0])), torch.tensor(0))
+    tools.trainer(strategy=strategy(None), max_epochs=2).fit(plain, loader_of(tools))
+    assert int(plain.mark) > 0
+
+
+def test_p37_a_buffer_written_past_autograd_is_refused(tools: Any) -> None:
+    def write(mark: torch.Tensor, batch: Any) -> None:
+        mark.data[0] = float(batch[0].sum())
+
+    module = Counting.of(tools, write, torch.zeros(2, dtype=torch.float64))
+    with pytest.raises(UnsupportedError, match="buffer 'mark' changed in the local training of a client"):
+        tools.trainer(strategy=strategy("example_privacy"), max_epochs=1).fit(module, loader_of(tools))
+
+
+def test_p26_one_object_for_two_federations_of_equal_sizes_is_refused(tools: Any) -> None:
+    privacy = PRIVACY["example_privacy"]()
+
+    def fit(seed: int) -> None:
+        federated = FederatedStrategy(partition=IIDPartition(4), cohort_size=2, example_privacy=privacy, seed=seed)
+        tools.trainer(strategy=federated, max_epochs=1).fit(tools.Regression(), loader_of(tools))
+
+    fit(0)
+    spent = {client: privacy.ledger(client).history for client in privacy.clients}
+    with pytest.raises(ConfigurationError, match="clients who hold other examples"):
+        fit(1)
+    assert {client: privacy.ledger(client).history for client in privacy.clients} == spent
+
+
+def test_a_budget_of_examples_beside_client_privacy_is_refused() -> None:
+    examples = ExamplePrivacy(delta=1e-5, noise_multiplier=1.0, epsilon=3.0)
+    with pytest.raises(ConfigurationError, match="example_privacy has epsilon=3 together with client_privacy"):
+        strategy("client_privacy", example_privacy=examples)
+
+
+def test_silos_with_batches_of_other_sizes_are_refused(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class TwoSilos:
+        def gather(self, value: Any) -> list[Any]:
+            return [value, 8]
+
+    monkeypatch.setattr("lightning_privacy.strategies._example_privacy.processes_of", lambda trainer: TwoSilos())
+    federated = FederatedStrategy(partition=None, example_privacy=PRIVACY["example_privacy"]())
+    with pytest.raises(UnsupportedError, match=r"one batch size for all silos, whose loaders have \[4, 8\]"):
+        tools.trainer(strategy=federated, max_epochs=1).fit(tools.Regression(), loader_of(tools))
