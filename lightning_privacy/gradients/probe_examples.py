@@ -25,7 +25,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Trial", "by_variety", "hard_trials", "large_trial", "lengths_differ", "map_leaves", "size", "trials"]
+__all__ = [
+    "Trial",
+    "by_variety",
+    "detached",
+    "hard_trials",
+    "large_trial",
+    "lengths_differ",
+    "map_leaves",
+    "size",
+    "trials",
+]
 
 _OTHERS = 3
 """Examples of a batch beside the one that is replaced."""
@@ -93,6 +103,23 @@ def map_leaves(function: Callable[..., Any], example: Any, *others: Any) -> Any:
             **{name: map_leaves(function, *(getattr(item, name) for item in (example, *others))) for name in names},
         )
     return function(example, *others)
+
+
+def detached(example: Any) -> Any:
+    """Return the example with tensors of its own where they are parts of a larger one, such as the whole data set.
+
+    A copy of such a part would be one of the whole.
+
+    Args:
+        example: what a data set returns.
+    """
+
+    def own(leaf: Any) -> Any:
+        if type(leaf) is Tensor and leaf.layout is torch.strided and leaf.untyped_storage().nbytes() > leaf.nbytes:
+            return leaf.clone()
+        return leaf
+
+    return map_leaves(own, example)
 
 
 def _same_mapping(example: dict[Any, Any], changed: dict[Any, Any]) -> Any:

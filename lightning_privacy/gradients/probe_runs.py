@@ -29,7 +29,7 @@ from lightning_privacy._validate import one_of, positive, positive_int
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients import probe_refusals as refusals
 from lightning_privacy.gradients.layout import Layout, Layouts, infer_layout
-from lightning_privacy.gradients.probe_examples import by_variety, size, trials
+from lightning_privacy.gradients.probe_examples import by_variety, detached, size, trials
 from lightning_privacy.gradients.probe_gradients import (
     ExampleGradients,
     example_gradients,
@@ -106,7 +106,7 @@ class ProbeRuns:
         positive(examples=len(examples))
         self.module = module
         self.step = step
-        self.pool = by_variety(examples, _POOL)
+        self.pool = [detached(example) for example in by_variety(examples, _POOL)]
         self.public = frozenset(public)
         self.views = positive_int(views=views)
         self.reduction = loss_reduction
