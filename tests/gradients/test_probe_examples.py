@@ -22,7 +22,7 @@ class Record:
     label: int
 
 
-WHOLE = torch.arange(4000.0).reshape(1000, 4)
+WHOLE = torch.linspace(0, 1, 4000).reshape(1000, 4)
 EXAMPLES: dict[str, Any] = {
     "tensor": WHOLE[3],
     "tuple": (WHOLE[3], 1),
@@ -70,5 +70,5 @@ def test_the_step_gets_rows_without_the_data_set_behind_them() -> None:
         if backward:
             loss.backward()
 
-    IndependenceProbe(network, step, [(WHOLE[number] / 4000, number % 2) for number in range(8)]).run()
+    IndependenceProbe(network, step, [(WHOLE[number], number % 2) for number in range(8)]).run()
     assert set(seen) == {WHOLE[0].nbytes}
