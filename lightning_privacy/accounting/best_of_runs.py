@@ -230,12 +230,18 @@ def best_run_epsilon(candidates: Sequence[PrivacyLedger], number: NumberOfRuns, 
         Epsilon, an upper bound by way of Renyi divergences; infinity where something released is not private.
 
     Raises:
-        ConfigurationError: no candidate, or delta out of its range.
+        ConfigurationError: no candidate, candidates that protect different units, or delta out of its range.
         UnsupportedError: a release whose Renyi divergence is not known.
     """
     ledgers = list(candidates)
     if not ledgers:
         raise ConfigurationError("candidates must hold the ledger of at least one run, got none")
+    units = sorted({ledger.unit for ledger in ledgers})
+    if len(units) > 1:
+        raise ConfigurationError(
+            f"candidates must be ledgers that protect the same unit, got the units {units}: the worst of them would be "
+            "chosen among epsilons that are not about the same thing"
+        )
     within_open_unit(delta=delta)
     if not all(release.private for ledger in ledgers for release, _ in ledger.groups):
         return math.inf

@@ -34,8 +34,8 @@ NUMBERS = [
 NAMES = ["geometric", "logarithmic", "below 0", "above 1", "poisson"]
 
 
-def ledger(*groups) -> PrivacyLedger:
-    made = PrivacyLedger(delta=1e-5)
+def ledger(*groups, unit: str = "example") -> PrivacyLedger:
+    made = PrivacyLedger(delta=1e-5, unit=unit)
     for release, count in groups:
         made.charge(release, count)
     return made
@@ -156,6 +156,11 @@ def test_the_worst_choice_of_hyperparameters_is_charged() -> None:
         (lambda: PoissonRuns(0.5), ConfigurationError, "expected must be a number >= 1"),
         (lambda: best_run_epsilon([], PoissonRuns(2.0), delta=1e-5), ConfigurationError, "at least one run"),
         (
+            lambda: best_run_epsilon([ledger(), ledger(unit="client")], PoissonRuns(2.0), delta=1e-5),
+            ConfigurationError,
+            r"same unit, got the units \['client', 'example'\]",
+        ),
+        (
             lambda: best_run_epsilon(
                 [ledger((TruncatedSampledGaussian(8.0, 0.1, 200, 25), 1))], PoissonRuns(2.0), delta=1e-5
             ),
@@ -163,7 +168,7 @@ def test_the_worst_choice_of_hyperparameters_is_charged() -> None:
             "Renyi divergence of .* is not known",
         ),
     ],
-    ids=["shape", "gamma", "mean", "expected", "none", "release"],
+    ids=["shape", "gamma", "mean", "expected", "none", "units", "release"],
 )
 def test_bad_input_is_named(call, error, message) -> None:
     with pytest.raises(error, match=message):
