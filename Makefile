@@ -1,6 +1,7 @@
 # make demo    from a raw table of people to a deployed private model (ARGS="callbacks.privacy.epsilon=8")
 # make test    linter, types, doctests and the test suite           (ARGS="-k sampler")
 # make check   linter, types and doctests only
+# make docs    the documentation, as pages in build/docs
 # make bench-federated   federated rounds against pfl and Flower, in an environment of its own (ARGS=--quick)
 # make clean   removes the environment and everything built or run here
 #
@@ -20,7 +21,7 @@ override SOURCES := pyproject.toml setup.py constraints.txt
 override ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check bench-federated clean
+.PHONY: help env demo test check docs bench-federated clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -49,6 +50,10 @@ check: env
 
 test: check
 	$(ONE_THREAD) "$(BIN)/pytest" --quiet --numprocesses 2 --dist loadfile $(ARGS)
+
+docs: env
+	@test -x "$(BIN)/mkdocs" || "$(BIN)/python" -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=true "$(BIN)/mkdocs" build --config-file docs/mkdocs.yml
 
 bench-federated:
 	@test -x "$(VENV)-federated/bin/python" || "$(PYTHON)" -m venv "$(VENV)-federated"
