@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -46,7 +48,12 @@ from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks import DifferentialPrivacy, GroupFairness
 from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
+from lightning_privacy.report.sweep_end import sweep_failed
 from lightning_privacy.strategies import FederatedStrategy
+from lightning_privacy.sweeps import run_figures
+from lightning_privacy.sweeps.run_account import account_for_run
+from lightning_privacy.sweeps.run_child import serve_run
+from lightning_privacy.sweeps.run_process import run_in_process
 
 if TYPE_CHECKING:
     from lightning_privacy.serving.deployment import Deployment
@@ -66,7 +73,11 @@ _EXPLAINED = (
 # A folder that can't be made or written to; a file that is missing is another matter.
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 # Commands that compose no config; each takes its arguments and returns the exit status.
-_COMMANDS = {"serve": "lightning_privacy.serving.command:serve_command"}
+_COMMANDS = {
+    "serve": "lightning_privacy.serving.command:serve_command",
+    "sweep-job": "lightning_privacy.cli:_sweep_job",
+    "sweep-report": "lightning_privacy.report.sweep_command:sweep_report_command",
+}
 _HYDRA_TRACE = "HYDRA_FULL_ERROR"
 _TRACE = "LIGHTNING_PRIVACY_FULL_ERROR"
 # True in general, and of no use here: the data is in memory, and the run folder is the run's own.
@@ -102,10 +113,11 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     privacy = next((callback for callback in callbacks if isinstance(callback, DifferentialPrivacy)), None)
     loggers = _instances(config.logger) or False
     trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
-    if privacy is not None:
-        _share_ledger(datamodule, privacy.ledger)
     strategy = trainer.strategy
     of_clients = strategy.client_privacy if isinstance(strategy, FederatedStrategy) else None
+    account_for_run(trainer, datamodule, getattr(privacy or of_clients, "ledger", None))
+    if privacy is not None:
+        _share_ledger(datamodule, privacy.ledger)
     if privacy is not None:
         console.print("Training with differential privacy")
     elif of_clients is not None:
@@ -221,13 +233,31 @@ def _wants_comparison(config: DictConfig, datamodule: LightningDataModule) -> bo
     return len(loader.dataset) <= _COMPARE_UP_TO
 
 
-def _job(config: DictConfig) -> None:
-    """One run of the command: of a sweep, or the only one."""
+def _job(config: DictConfig) -> dict[str, Any] | None:
+    """One run of the command: of a sweep, whose figures are returned, or the only one."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return run_in_process(config, explain=_explain)
+    with _explained(Path(config.paths.output_dir)):
+        _train_and_tell(config)
+    return None
+
+
+def _sweep_job(_: list[str]) -> int:
+    """The process of one run of a sweep."""
+    _hush()
+
+    def figures(config: DictConfig) -> dict[str, float]:
+        summary = _train_and_tell(config)
+        return run_figures(None if summary.guarantee is None else summary.guarantee.epsilon, summary.outcome.test)
+
+    return serve_run(figures, explained=_EXPLAINED, explain=_explain)
+
+
+def _train_and_tell(config: DictConfig) -> RunSummary:
     folder = Path(config.paths.output_dir)
     console = Console(highlight=False)
     console.print(f"Run folder: {folder}", soft_wrap=True)
-    with _explained(folder):
-        summary = run(config, folder, console)
+    summary = run(config, folder, console)
     console.print()
     console.print(summary.table())
     for note in summary.notes():
@@ -235,6 +265,7 @@ def _job(config: DictConfig) -> None:
     console.print(f"Config, metrics, checkpoints and summary: {folder}", soft_wrap=True)
     for what, path in summary.artefacts.items():
         console.print(f"{what}: {path}", markup=False, soft_wrap=True)
+    return summary
 
 
 def _explain(error: BaseException, folder: Path | None = None) -> str:
@@ -309,12 +340,17 @@ def main() -> NoReturn:
         module, _, name = _COMMANDS[sys.argv[1]].partition(":")
         # Imported only when it is asked for: what some need is an extra.
         sys.exit(getattr(import_module(module), name)(sys.argv[2:]))
+    _hush()
+    command = hydra.main(version_base="1.3", config_path="pkg://lightning_privacy.conf", config_name="config")(_job)
+    with _hydra_raises(), _explained():
+        command()
+    sys.exit(1 if sweep_failed() else 0)
+
+
+def _hush() -> None:
+    """Keep back what is of no use at a terminal."""
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", message=pattern)
     for category in (DeprecationWarning, FutureWarning):  # meant for those who write code
         warnings.filterwarnings("ignore", category=category)
     warnings.showwarning = _show_warning
-    command = hydra.main(version_base="1.3", config_path="pkg://lightning_privacy.conf", config_name="config")(_job)
-    with _hydra_raises(), _explained():
-        command()
-    sys.exit(0)

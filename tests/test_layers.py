@@ -30,6 +30,7 @@ ROWS = [
     ["data"],
     ["callbacks", "strategies", "plugins"],
     ["serving"],
+    ["sweeps"],
     ["report"],
     ["cli"],
     ["__main__"],

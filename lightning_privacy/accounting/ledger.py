@@ -19,7 +19,7 @@ Example:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning_privacy._validate import positive, positive_int, within_open_unit
@@ -64,7 +64,12 @@ class PrivacyLedger:
         self._history: dict[tuple[Release, str | None], int] = {}
         self._counts: dict[Release, int] = {}
         self._caveats: list[str] = []
+        self._witness: Callable[[Release, int], None] | None = None
         self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, here or in another process, is another ledger: it must not write into the records of this one.
+        return {**self.__dict__, "_witness": None}
 
     def _forget(self) -> None:
         self._interim = InterimEpsilon(delta=self._delta)
@@ -124,9 +129,35 @@ class PrivacyLedger:
             raise ConfigurationError(f"label must be a text or None, got {label!r}")
         if not self._fits(release, count):
             raise PrivacyBudgetExceeded(self._refusal(release, count))
+        if self._witness is not None:
+            self._witness(release, self.count(release) + count)
         self._counts[release] = self._counts.get(release, 0) + count
         key = (release, label)
         self._history[key] = self._history.get(key, 0) + count
+
+    def tell(self, witness: Callable[[Release, int], None] | None) -> None:
+        """Let someone know of every charge before it counts, such as a file that outlives this process.
+
+        Args:
+            witness: called with a release and how often it will have been charged then; at once for all that was
+                charged before. If it raises, nothing is charged. None for nobody.
+
+        Example:
+            >>> from lightning_privacy.accounting.releases import LaplaceRelease
+            >>> ledger, told = PrivacyLedger(delta=1e-5), []
+            >>> ledger.tell(lambda release, total: told.append(total))
+            >>> ledger.charge(LaplaceRelease(0.1), count=2)
+            >>> ledger.charge(LaplaceRelease(0.1))
+            >>> told
+            [2, 3]
+        """
+        self._witness = witness
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        if self._witness is not None:
+            for release, count in self.groups:
+                self._witness(release, count)
 
     def mark_not_private(self, reason: str) -> None:
         """Charge something that leaves without protection: epsilon is infinite from here on.
@@ -247,6 +278,7 @@ class PrivacyLedger:
             self._counts[release] = self._counts.get(release, 0) + count
         self._caveats = list(read.caveats)
         self._forget()
+        self._tell_all()
 
     def _fits(self, release: Release, count: int) -> bool:
         if self._gate is None:

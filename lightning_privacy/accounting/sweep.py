@@ -25,13 +25,16 @@ from lightning_privacy.accounting.pld import exact_epsilon
 from lightning_privacy.accounting.releases import Release
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["SWEEP_CAVEAT", "note_sweep", "running_sweep", "sweep_epsilon"]
+__all__ = ["RUN_VARIABLE", "SWEEP_CAVEAT", "note_sweep", "running_sweep", "sweep_epsilon"]
 
 SWEEP_CAVEAT = (
     "This run is one of a sweep, and epsilon covers this run alone. Choosing among the runs by their results, or "
     "publishing several, costs more: what all of them released composes (lightning_privacy.accounting.sweep)."
 )
 """What a run of a sweep says of its epsilon."""
+
+RUN_VARIABLE = "LIGHTNING_PRIVACY_SWEEP_RUN"
+"""Environment variable by which a process of its own knows that it is a run of a sweep."""
 
 
 def sweep_epsilon(runs: Sequence[PrivacyLedger], *, delta: float | None = None) -> float:
@@ -75,7 +78,8 @@ def running_sweep() -> str | None:
     """What runs this process as one of several trainings, as far as that can be seen from inside.
 
     Returns:
-        ``"Hydra multirun"`` in a job of ``-m``, ``"W&B sweep"`` in a run of an agent; ``None`` where there is no sign.
+        ``"Hydra multirun"`` in a job of ``-m`` and its processes, ``"W&B sweep"`` in a run of an agent; ``None`` where
+        there is no sign.
     """
     # Nobody is in a job of Hydra who has not imported it.
     module = sys.modules.get("hydra.core.hydra_config")
@@ -83,6 +87,8 @@ def running_sweep() -> str | None:
         config = module.HydraConfig
         if config.initialized() and getattr(config.get().mode, "name", None) == "MULTIRUN":
             return "Hydra multirun"
+    if os.environ.get(RUN_VARIABLE):
+        return "Hydra multirun"
     return "W&B sweep" if os.environ.get("WANDB_SWEEP_ID") else None
 
 

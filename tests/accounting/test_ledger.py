@@ -316,6 +316,46 @@ def test_a_copy_is_independent() -> None:
     assert other.epsilon() > ledger.epsilon()
 
 
+def test_a_witness_knows_of_every_charge_before_it_counts() -> None:
+    ledger, told = PrivacyLedger(delta=1e-5, budget=3.0), []
+
+    def witness(release: Release, total: int) -> None:
+        told.append((release, total, ledger.count(release)))
+
+    ledger.charge(STEP, 2)
+    ledger.tell(witness)
+    ledger.charge(STEP, 3, label="a")
+    with pytest.raises(PrivacyBudgetExceeded):
+        ledger.charge(LaplaceRelease(9.0))
+    assert told == [(STEP, 2, 2), (STEP, 5, 2)]
+    restored = PrivacyLedger(delta=1e-5)
+    restored.charge(LaplaceRelease(0.1), 4)
+    told.clear()
+    ledger.load_state_dict(restored.state_dict())
+    assert told == [(LaplaceRelease(0.1), 4, 4)]
+    ledger.tell(None)
+    ledger.charge(STEP)
+    assert len(told) == 1
+
+
+def test_nothing_is_charged_that_the_witness_could_not_take() -> None:
+    def full(release: Release, total: int) -> None:
+        raise OSError("no space left")
+
+    ledger = PrivacyLedger(delta=1e-5)
+    ledger.tell(full)
+    with pytest.raises(OSError, match="no space"):
+        ledger.charge(STEP)
+    assert ledger.groups == ()
+
+
+def test_a_copy_has_no_witness() -> None:
+    ledger, told = PrivacyLedger(delta=1e-5), []
+    ledger.tell(lambda release, total: told.append(total))
+    copy.deepcopy(ledger).charge(STEP)
+    assert told == []
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -1,0 +1,86 @@
+"""What is told at the end of a sweep, and whether a run of it failed.
+
+Example:
+    >>> from lightning_privacy.report.sweep_end import SweepEnd, sweep_failed
+    >>> isinstance(SweepEnd(), object), sweep_failed()
+    (True, False)
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from typing_extensions import override
+
+from lightning_privacy.sweeps.attempts import AttemptLog
+
+__all__ = ["SweepEnd", "sweep_failed"]
+
+_FAILED: list[str] = []
+
+
+def sweep_failed() -> bool:
+    """Whether a run of the sweep that this process has just made did not finish."""
+    return bool(_FAILED)
+
+
+class SweepEnd(Callback):
+    """A callback of Hydra, listed in ``conf/hydra/default.yaml``: writes the sweep's report when all runs are over.
+
+    In the process of the command alone, whatever launcher there is.
+    """
+
+    def __init__(self) -> None:
+        self._before: frozenset[str] = frozenset()
+
+    @override
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _FAILED.clear()
+        attempts, _ = AttemptLog(_folder(config)).read()
+        self._before = frozenset(attempt.name for attempt in attempts)
+
+    @override
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = _folder(config)
+        attempts, _ = AttemptLog(folder).read()
+        new = [attempt for attempt in attempts if attempt.name not in self._before]
+        lost = [attempt for attempt in new if attempt.ended is None or attempt.ended.how != "finished"]
+        _FAILED.extend(attempt.run for attempt in lost)
+        if config.hydra.sweeper.get("secret", False):
+            return
+        for attempt in lost:
+            why = "no end is known" if attempt.ended is None else f"{attempt.ended.how}: {attempt.ended.why}"
+            _say(f"Run {attempt.run} did not finish ({why})", sys.stderr)
+        if lost:
+            _say(
+                f"{len(lost)} of {len(new)} runs did not finish. The same command with hydra.sweep.dir={folder} does "
+                "them again and leaves out those that are finished.",
+                sys.stderr,
+            )
+        _report(folder)
+
+
+def _report(folder: Path) -> None:
+    # Imported here: runs, which import this file too, draw nothing.
+    from lightning_privacy.report.sweep_command import write_sweep_report
+
+    try:
+        written = write_sweep_report(folder)
+    except Exception as error:  # noqa: BLE001 - the runs are done and must not seem lost by a picture of them
+        _say(f"The report of the sweep could not be made: {error}. The runs are in {folder}", sys.stderr)
+    else:
+        _say(f"Report of the sweep: {written}")
+
+
+def _say(text: str, sink: Any = None) -> None:
+    sink = sys.stdout if sink is None else sink
+    sink.write(f"{text}\n")
+    sink.flush()
+
+
+def _folder(config: DictConfig) -> Path:
+    return Path(config.hydra.sweep.dir).absolute()
