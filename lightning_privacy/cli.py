@@ -40,6 +40,7 @@ from lightning_privacy._lightning import (
     Callback,
     LightningDataModule,
     LightningModule,
+    Strategy,
     Trainer,
     pl,
     seed_everything,
@@ -48,9 +49,13 @@ from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks import DifferentialPrivacy, GroupFairness
 from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
+from lightning_privacy.report.classification import ClassificationTally
+from lightning_privacy.report.environment import write_environment
+from lightning_privacy.report.run_files import finish_run, keep_ledger
 from lightning_privacy.report.sweep_end import sweep_failed
 from lightning_privacy.strategies import FederatedStrategy
 from lightning_privacy.sweeps import run_figures
+from lightning_privacy.sweeps.plugins import register_sweepers
 from lightning_privacy.sweeps.run_account import account_for_run
 from lightning_privacy.sweeps.run_child import serve_run
 from lightning_privacy.sweeps.run_process import run_in_process
@@ -74,6 +79,7 @@ _EXPLAINED = (
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 # Commands that compose no config; each takes its arguments and returns the exit status.
 _COMMANDS = {
+    "report": "lightning_privacy.report.command:report_command",
     "serve": "lightning_privacy.serving.command:serve_command",
     "sweep-job": "lightning_privacy.cli:_sweep_job",
     "sweep-report": "lightning_privacy.report.sweep_command:sweep_report_command",
@@ -108,11 +114,13 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     if config.seed is not None and not isinstance(config.seed, int):
         raise ConfigurationError(f"seed must be a whole number or null, got {config.seed!r}")
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    write_environment(folder, _arguments())
     datamodule: LightningDataModule = instantiate(config.data)
     callbacks: list[Callback] = _instances(config.callbacks)
     privacy = next((callback for callback in callbacks if isinstance(callback, DifferentialPrivacy)), None)
     loggers = _instances(config.logger) or False
-    trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    watched = [*callbacks, ClassificationTally(folder)]
+    trainer: Trainer = instantiate(config.trainer, callbacks=watched, logger=loggers)
     strategy = trainer.strategy
     of_clients = strategy.client_privacy if isinstance(strategy, FederatedStrategy) else None
     account_for_run(trainer, datamodule, getattr(privacy or of_clients, "ledger", None))
@@ -122,16 +130,19 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
         console.print("Training with differential privacy")
     elif of_clients is not None:
         console.print("Training with differential privacy of whole clients")
+    elif isinstance(strategy, FederatedStrategy) and strategy.example_privacy is not None:
+        console.print("Training with differential privacy of the examples inside each client")
     else:
         console.print("Training without differential privacy")
-    model, outcome = _train(config, trainer, datamodule, ckpt_path=config.ckpt_path)
-    guarantee, ledger = None, None
-    if privacy is not None:
-        ledger = privacy.ledger
-        guarantee = Guarantee.of(ledger, privacy.cell_costs())
-    elif of_clients is not None:
-        ledger = of_clients.ledger
-        guarantee = Guarantee.of(ledger)
+    try:
+        model, outcome = _train(config, trainer, datamodule, ckpt_path=config.ckpt_path)
+    except BaseException:
+        # What was spent was spent, whatever becomes of the run.
+        keep_ledger(folder, _ledger_of(privacy, strategy))
+        raise
+    ledger = _ledger_of(privacy, strategy)
+    classes = [] if privacy is None else privacy.cell_costs()
+    guarantee = None if ledger is None else Guarantee.of(ledger, classes)
     if config.deploy is not None and trainer.is_global_zero:
         console.print("Exporting the model")
         deployment: Deployment = instantiate(config.deploy)
@@ -150,7 +161,29 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
         artefacts=_artefacts(config, datamodule),
     )
     summary.write(folder)
+    if trainer.is_global_zero:
+        account, covers = (released, "data") if ledger is None else (ledger, "training")
+        page = finish_run(folder, ledger=account, covers=covers, classes=classes, datamodule=datamodule)
+        if page is not None:
+            console.print(f"Report: {page}", soft_wrap=True)
     return summary
+
+
+def _arguments() -> list[str]:
+    """What of the config was set for this run, by the command line or a sweep."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def _ledger_of(privacy: DifferentialPrivacy | None, strategy: Strategy) -> PrivacyLedger | None:
+    """What training was charged to; where each client has a ledger, the one of the client for whom it cost most."""
+    if privacy is not None:
+        return privacy.ledger
+    if isinstance(strategy, FederatedStrategy):
+        if strategy.client_privacy is not None:
+            return strategy.client_privacy.ledger
+        if strategy.example_privacy is not None:
+            return strategy.example_privacy.weakest_ledger()
+    return None
 
 
 def _instances(group: Mapping[str, Any]) -> list[Any]:
@@ -248,7 +281,8 @@ def _sweep_job(_: list[str]) -> int:
 
     def figures(config: DictConfig) -> dict[str, float]:
         summary = _train_and_tell(config)
-        return run_figures(None if summary.guarantee is None else summary.guarantee.epsilon, summary.outcome.test)
+        epsilon = None if summary.guarantee is None else summary.guarantee.epsilon
+        return run_figures(epsilon, summary.outcome.test, folder=Path(config.paths.output_dir))
 
     return serve_run(figures, explained=_EXPLAINED, explain=_explain)
 
@@ -333,7 +367,8 @@ def _show_warning(
 def main() -> NoReturn:
     """Run the command; its exit status is 0, or 1 after an error whose message is on the error stream.
 
-    ``lightning-privacy serve FOLDER`` answers requests with an exported model; all else is Hydra's. With the
+    ``lightning-privacy report RUN_FOLDER`` makes the report of a run again, ``lightning-privacy serve FOLDER`` answers
+    requests with an exported model; all else is Hydra's. With the
     environment variable ``HYDRA_FULL_ERROR=1`` errors show their full trace.
     """
     if sys.argv[1:] and sys.argv[1] in _COMMANDS:
@@ -341,6 +376,7 @@ def main() -> NoReturn:
         # Imported only when it is asked for: what some need is an extra.
         sys.exit(getattr(import_module(module), name)(sys.argv[2:]))
     _hush()
+    register_sweepers()
     command = hydra.main(version_base="1.3", config_path="pkg://lightning_privacy.conf", config_name="config")(_job)
     with _hydra_raises(), _explained():
         command()

@@ -70,8 +70,8 @@ class Accounts:
     Args:
         attempt: Names it.
         accounts: One for each ledger.
-        covers: ``"all"`` where they have everything; ``"none"`` where the training is not private; otherwise why what
-            it costs is not known here.
+        covers: ``"all"`` where they have everything at any time; ``"end"`` where they have it at the end of the run
+            only; ``"none"`` where the training is not private; otherwise why they don't have it.
     """
 
     attempt: str

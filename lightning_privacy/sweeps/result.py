@@ -29,10 +29,11 @@ from lightning_privacy.security.atomic_file import AtomicFile
 __all__ = ["FIGURES", "RESULT_NAME", "RunResult", "config_digest", "run_figures"]
 
 RESULT_NAME = "finished.json"
-FIGURES = ("epsilon", "accuracy", "worst_group")
+FIGURES = ("epsilon", "accuracy", "worst_group", "worst_class")
 """Figures by which runs are compared."""
 
 _VERSION = 1
+_CONFUSION = "classification.json"
 _WORST = re.compile(r"fairness/test/(?:[^/]+/)?worst_group_accuracy$")
 
 
@@ -107,16 +108,18 @@ def config_digest(config: DictConfig, folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def run_figures(epsilon: float | None, test: Mapping[str, float]) -> dict[str, float]:
+def run_figures(epsilon: float | None, test: Mapping[str, float], *, folder: Path | None = None) -> dict[str, float]:
     """The figures by which a run is compared with others.
 
     Args:
         epsilon: Of the run; ``None`` without privacy, which is an infinite one.
         test: Metrics of the test by name, without the prefix ``"test/"``.
+        folder: Of the run, where the confusion of classes is, if anywhere.
 
     Returns:
         ``epsilon``; ``accuracy``, the test's; ``worst_group``, the lowest accuracy of a group, over all attributes
-        that :class:`~lightning_privacy.callbacks.GroupFairness` was given. What was not measured is missing.
+        that :class:`~lightning_privacy.callbacks.GroupFairness` was given; ``worst_class``, the lowest share of a
+        class's examples that were recognised. What was not measured is missing.
 
     Example:
         >>> run_figures(1.0, {"acc": 0.9, "fairness/test/sex/worst_group_accuracy": 0.8})
@@ -128,4 +131,19 @@ def run_figures(epsilon: float | None, test: Mapping[str, float]) -> dict[str, f
     worst = [value for name, value in test.items() if _WORST.match(name) and math.isfinite(value)]
     if worst:
         figures["worst_group"] = min(worst)
+    rates = _class_rates(folder / _CONFUSION) if folder is not None else []
+    if rates:
+        figures["worst_class"] = min(rates)
     return figures
+
+
+def _class_rates(path: Path) -> list[float]:
+    """Share of each class's examples that were recognised; none where the test was of no classifier."""
+    if not path.is_file():
+        return []
+    try:
+        confusion = json.loads(path.read_bytes()).get("confusion") or []
+        return [row[place] / sum(row) for place, row in enumerate(confusion) if sum(row)]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        # Of no known layout: one figure less to compare by.
+        return []

@@ -16,7 +16,6 @@ from lightning_privacy.sweeps.spending import account_for
 
 __all__ = ["account_for_run"]
 
-_COPIES = "training runs in processes that are copies of the one that keeps account, and tells it at the end only"
 _CLIENTS = "each client has a ledger of its own for its examples"
 
 
@@ -39,5 +38,5 @@ def account_for_run(trainer: Trainer, datamodule: Any, ledger: PrivacyLedger | N
     elif ledger is None:
         covers = "none"
     else:
-        covers = _COPIES if starts_copies(trainer.strategy.launcher) else "all"
+        covers = "end" if starts_copies(trainer.strategy.launcher) else "all"
     account_for(ledgers, covers=covers)

@@ -68,13 +68,14 @@ def _receive(stream: IO[bytes]) -> Parcel:
     parcel = pickle.load(stream)  # noqa: S301 - see above: from the process that started this one
     if not isinstance(parcel, Parcel):
         raise SystemExit(f"{COMMAND} is how a sweep starts its runs; use lightning-privacy -m ...")
-    threading.Thread(target=_watch, args=(stream,), daemon=True).start()
+    threading.Thread(target=_watch, args=(stream.fileno(),), daemon=True).start()
     return parcel
 
 
-def _watch(stream: IO[bytes]) -> None:
+def _watch(descriptor: int) -> None:
     """End with the sweep: the pipe is closed when the process at its other end is gone."""
-    stream.read()
+    # Not by the stream, whose lock the interpreter takes when it shuts down.
+    os.read(descriptor, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -108,7 +108,7 @@ def _attempt(
     log.write(Started(attempt, name, digest, tuple(hydra.overrides.task), _now()))
     tell("starts: " + (" ".join(hydra.overrides.task) or "as configured"))
     status = _process(_parcel(config, folder, sweep, attempt, digest), folder, name)
-    result = RunResult.read(folder) if status == 0 else None
+    result = RunResult.read(folder)
     if result is not None and result.attempt == attempt:
         log.write(Ended(attempt, "finished", time=_now()))
         tell("finished: " + ", ".join(f"{key} {value:.4g}" for key, value in result.figures.items()))
