@@ -308,6 +308,11 @@ class ExamplePrivacy:
                 most = count
         return found
 
+    def weakest_ledger(self) -> PrivacyLedger:
+        """The ledger of a client whose examples have the largest epsilon; an empty one before anyone took part."""
+        worst = max(self._largest(), key=lambda client: self._ledgers[client].epsilon(exact=True), default=0)
+        return self.ledger(worst)
+
     def summary(self) -> str:
         """A text about the guarantee: the client for which it is weakest, how many there are, what limits it."""
         if not self._ledgers:

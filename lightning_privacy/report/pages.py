@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from lightning_privacy.report._scale import number_text
 from lightning_privacy.report._version import package_version
+from lightning_privacy.report.sentences import epsilon_text
 
 __all__ = ["render_page", "write_text"]
 
@@ -71,6 +72,7 @@ def _environment() -> Environment:
     )
     environment.filters["number"] = _number
     environment.filters["percent"] = _percent
+    environment.filters["epsilon"] = _epsilon
     return environment
 
 
@@ -85,3 +87,7 @@ def _number(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
+
+
+def _epsilon(value: float | None) -> str:
+    return "infinite" if value is None else epsilon_text(value)
