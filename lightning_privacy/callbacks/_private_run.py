@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from lightning_privacy._lightning import LightningModule, Trainer
 from lightning_privacy.accounting import PrivacyLedger, Release
+from lightning_privacy.audit.slots import CanarySlots
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks import _trainer_loader as loading
 from lightning_privacy.callbacks._budget_end import BudgetEnd
@@ -32,6 +33,7 @@ from lightning_privacy.callbacks._monitored_metrics import MonitoredMetrics
 from lightning_privacy.callbacks._parts import public_parameters, releases_per_step
 from lightning_privacy.callbacks._planning import steps_to_limits
 from lightning_privacy.callbacks._precision_support import LossScale
+from lightning_privacy.callbacks._privacy_audit_draws import AuditedDraws
 from lightning_privacy.callbacks._probing import probe_training_step
 from lightning_privacy.callbacks._processes import Processes
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings
@@ -127,13 +129,18 @@ class PrivateRun:
             leader=processes.leads,
         )
         sampler = private_sampler(settings, cells=cells, seed=progress.sampler_seed, processes=processes)
+        dataset = loader.dataset
+        self._audited = AuditedDraws(sampler, dataset) if isinstance(dataset, CanarySlots) else None
         self._loader = loader
         # Manual optimisation steps once for each batch it is given, so a draw must not be cut; otherwise hardly more
         # rows than the user's own batches have are in memory at once.
         rows = largest_microbatch(loader.batch_size or 1)
         size = max(1, rows // settings.views) if self._automatic else settings.num_examples
         self._batches = EpochBatches(
-            sampler, microbatch_size=size, views=settings.views, weights=example_weights(settings, cells)
+            sampler if self._audited is None else self._audited,
+            microbatch_size=size,
+            views=settings.views,
+            weights=example_weights(settings, cells),
         )
         self._loss_scale = LossScale(trainer, rows)
         self._guard = StepGuard(self._engine)
@@ -146,6 +153,8 @@ class PrivateRun:
         internals.unwrap_model(self._trainer.strategy)
         self._loss_scale.fix()
         self._engine.attach()
+        if self._audited is not None:
+            self._audited.place(self._engine)
         self._guard.watch(self._trainer.optimizers)
         private_loader = with_batch_sampler(self._loader, self._batches)
         self._installed = loading.install_train_loader(self._trainer, private_loader, user_loader=self._loader)
@@ -259,6 +268,7 @@ class PrivateRun:
             empty=entry.empty,
             again=self._per_step > 1,
             example_weights=self._batches.weights(batch_idx),
+            entries=None if self._audited is None else self._audited.entries(entry, self._engine),
         )
 
     def _validates_after(self, steps: int) -> bool:
@@ -272,6 +282,8 @@ class PrivateRun:
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """Refuse a step on anything but the private gradient, whichever optimizer Lightning uses by now."""
         self._guard.check(optimizer)
+        if self._audited is not None:
+            self._audited.observe(self._engine)
         if self._public:
             self._meet(_OPTIMIZER_STEP)
             held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

@@ -44,6 +44,7 @@ from lightning_privacy.gradients.interception import is_intercepted, release
 from lightning_privacy.gradients.layout import Layouts
 from lightning_privacy.gradients.precision import full_precision
 from lightning_privacy.gradients.recorder import Recorder
+from lightning_privacy.gradients.single_entries import add_single_entries, entries_at
 from lightning_privacy.gradients.sites import install
 from lightning_privacy.gradients.trained import TrainedParameters
 from lightning_privacy.mechanisms.noise import NoiseSource
@@ -65,6 +66,7 @@ class _Expected:
     empty: bool
     again: bool
     example_weights: Tensor | None = None
+    entries: Tensor | None = None
     release: int = 0
 
 
@@ -159,6 +161,28 @@ class PrivateGradients:
         """The network."""
         return self._module
 
+    @property
+    def num_entries(self) -> int:
+        """Entries of the private gradient, over all parameters that train privately; 0 before it is attached."""
+        return sum(parameter.numel() for parameter in self._trained.private)
+
+    def entries(self, positions: Tensor) -> Tensor:
+        """Return some entries of the private gradient that was released last.
+
+        Args:
+            positions: int64, shape ``(K,)``, counted over all parameters one after the other.
+
+        Returns:
+            float64, shape ``(K,)``, on the CPU.
+
+        Raises:
+            PrivacyViolation: none was released, or an unfinished step has taken its place.
+            ConfigurationError: a position that there is not.
+        """
+        if not self._published:
+            raise PrivacyViolation("there is no private gradient to look at: none was released since the last step")
+        return entries_at(positions, self._trained.private, self._buffers)
+
     def use_layouts(self, layouts: Layouts) -> None:
         """Say where the examples are in the outputs of layers that don't have them in the first dimension.
 
@@ -212,6 +236,7 @@ class PrivateGradients:
         empty: bool = False,
         again: bool = False,
         example_weights: Tensor | None = None,
+        entries: Tensor | None = None,
     ) -> None:
         """Expect exactly one backward, of the micro-batch that comes now.
 
@@ -226,6 +251,9 @@ class PrivateGradients:
                 their closure several times. Each is charged.
             example_weights: factors on the losses of the examples, shape ``(batch_size,)``, at least 0. Each gradient
                 is multiplied by its factor and then clipped, so the bound is what it is without.
+            entries: further examples of the step, whose gradient is a single entry and longer than the bound: the
+                canaries of an audit. int64, shape ``(K,)``, the entry of each. They are clipped and counted like
+                those of the batch, and must have been drawn like those.
 
         Raises:
             PrivacyViolation: a layer in a mode that mixes examples, or not attached.
@@ -247,7 +275,9 @@ class PrivateGradients:
             self.attach()
         refuse_coupling_layers(self._module)
         self._forget_micro_batch()
-        self._expected = _Expected(step, loss_scale, gradient_scale, closes_step, empty, again, example_weights)
+        self._expected = _Expected(
+            step, loss_scale, gradient_scale, closes_step, empty, again, example_weights, entries
+        )
         self._recorder.start(batch_size)
 
     def release_noise(self, *, step: int) -> None:
@@ -321,6 +351,7 @@ class PrivateGradients:
             empty=expected.empty,
             again=expected.again,
             example_weights=expected.example_weights,
+            entries=expected.entries,
         )
         return True
 
@@ -392,6 +423,9 @@ class PrivateGradients:
         self._last_examples = self._recorder.examples
         if self._open_step is None:
             self._open(expected)
+        self._check_bound()
+        if expected.entries is not None:
+            self._add_entries(expected.entries, expected.gradient_scale)
         if norms is None or expected.empty:
             return
         # Autograd saw loss_scale * (sum of losses) / rows: undo both to get the gradients of the examples, each the
@@ -402,11 +436,6 @@ class PrivateGradients:
         example_weights = self._example_weights(expected, norms)
         if example_weights is not None:
             norms = norms * example_weights.square().unsqueeze(1)
-        if self.policy.norm_bound != self._open_bound:
-            raise PrivacyViolation(
-                f"the bound of {self.policy!r} changed from {self._open_bound:g} to {self.policy.norm_bound:g} within "
-                "a step, whose noise is for the first; give every DPOptimizer a policy of its own"
-            )
         factors = self.policy.bounded_factors(norms)
         rejected = ~norms.isfinite().all(1)
         # Where a look would wait for the device, they are always masked: that costs a copy of each layer's input.
@@ -419,9 +448,23 @@ class PrivateGradients:
         for parameter in self._trained.private:
             group = self._groups[id(parameter)]
             self._findings.add_weighted_sum(parameter, self._buffers.view(parameter), weights[group])
-        counts = self.policy.counts(norms)
+        self._add_counts(self.policy.counts(norms))
+
+    def _check_bound(self) -> None:
+        if self.policy.norm_bound != self._open_bound:
+            raise PrivacyViolation(
+                f"the bound of {self.policy!r} changed from {self._open_bound:g} to {self.policy.norm_bound:g} within "
+                "a step, whose noise is for the first; give every DPOptimizer a policy of its own"
+            )
+
+    def _add_entries(self, entries: Tensor, gradient_scale: float) -> None:
+        scale = gradient_scale / self.expected_batch_size
+        trained = self._trained.private
+        self._add_counts(add_single_entries(entries, trained, self._groups, self._buffers, self.policy, scale=scale))
+
+    def _add_counts(self, counts: Tensor | None) -> None:
         if counts is not None:
-            self._counts = counts.float() if self._counts is None else self._counts + counts
+            self._counts = counts.float() if self._counts is None else self._counts + counts.to(self._counts.device)
 
     def _example_weights(self, expected: _Expected, norms: Tensor) -> Tensor | None:
         """The factors on the examples' losses, where the norms are; None where all are 1."""

@@ -1,0 +1,108 @@
+"""What a run must be like to be audited, and what it promises."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.audit.trade_off import PrivacyProfile, TradeOffCurve
+from lightning_privacy.callbacks import _trainer as internals
+from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.errors import ConfigurationError, UnsupportedError
+
+__all__ = ["Promise", "check_audit", "is_federated", "is_private", "promise_of"]
+
+_DELTA = 1e-5
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a run promises.
+
+    Args:
+        delta: At which.
+        epsilon: None where nothing is promised.
+        curve: All that is promised.
+        ledger: Who says so.
+    """
+
+    delta: float
+    epsilon: float | None = None
+    curve: TradeOffCurve | None = None
+    ledger: PrivacyLedger | None = None
+
+
+def is_private(trainer: Any) -> bool:
+    """Whether examples are drawn and charged by DifferentialPrivacy."""
+    return any(isinstance(callback, DifferentialPrivacy) for callback in trainer.callbacks)
+
+
+def is_federated(trainer: Any) -> bool:
+    """Whether a step is a round of clients."""
+    return hasattr(trainer.strategy, "client_privacy")
+
+
+def check_audit(trainer: Any, audit: object, *, gradients: bool) -> None:
+    """Refuse a run whose audit would say nothing, or something false.
+
+    Args:
+        trainer: The trainer, in ``setup``.
+        audit: The callback.
+        gradients: Whether canaries are gradients.
+
+    Raises:
+        UnsupportedError: Naming the cause and the way out.
+        ConfigurationError: As above.
+    """
+    if any(type(other) is type(audit) and other is not audit for other in trainer.callbacks):
+        raise UnsupportedError(
+            "there are two PrivacyAudits: the canaries of one would be training examples of the other. Use one in a run"
+        )
+    if trainer.world_size > 1 or internals.launches_elsewhere(trainer):
+        raise UnsupportedError(
+            f"PrivacyAudit is for one process that trains by itself, got {trainer.world_size}: every process would "
+            "throw coins of its own. Audit a run with devices=1; with DifferentialPrivacy the number of processes "
+            "changes neither noise nor sampling"
+        )
+    if trainer.overfit_batches:
+        raise UnsupportedError(
+            f"Trainer(overfit_batches={trainer.overfit_batches}) trains on some batches only, and perhaps on no "
+            "canary: remove it"
+        )
+    if gradients and not is_private(trainer):
+        raise ConfigurationError(
+            "canaries='gradients' are entries of a private gradient and need the DifferentialPrivacy callback: without "
+            "it, use canaries='mislabelled', 'blank' or 'noise'"
+        )
+    if getattr(trainer.strategy, "example_privacy", None) is not None:
+        raise UnsupportedError(
+            "FederatedStrategy(example_privacy=...) promises every client something else, and PrivacyAudit compares "
+            "with one ledger: audit a client's training by itself, with DifferentialPrivacy, or use client_privacy"
+        )
+
+
+def promise_of(trainer: Any, delta: float | None) -> Promise:
+    """What was charged so far.
+
+    Args:
+        trainer: The trainer.
+        delta: At which epsilon is asked for; None for the ledger's.
+    """
+    ledger = _ledger_of(trainer)
+    if ledger is None:
+        return Promise(_DELTA if delta is None else delta)
+    delta = ledger.delta if delta is None else delta
+    epsilon = ledger.epsilon(exact=True) if delta == ledger.delta else ledger.epsilon(delta)
+    if not math.isfinite(epsilon):
+        return Promise(delta, ledger=ledger)
+    return Promise(delta, epsilon, PrivacyProfile.of_ledger(ledger), ledger)
+
+
+def _ledger_of(trainer: Any) -> PrivacyLedger | None:
+    for callback in trainer.callbacks:
+        if isinstance(callback, DifferentialPrivacy):
+            return callback.ledger
+    privacy = getattr(trainer.strategy, "client_privacy", None)
+    return None if privacy is None else privacy.ledger
