@@ -166,7 +166,7 @@ class AttemptLog:
                 continue
             event = _event(line)
             if isinstance(event, Started):
-                attempts[event.attempt] = Attempt(event)
+                attempts.setdefault(event.attempt, Attempt(event))
             elif event is not None and event.attempt in attempts:
                 setattr(attempts[event.attempt], _NAMES[type(event)], event)
             else:

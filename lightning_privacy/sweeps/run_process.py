@@ -81,12 +81,18 @@ def run_in_process(config: DictConfig, *, explain: Callable[[BaseException], str
     folder, sweep = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).absolute()
     name = folder.relative_to(sweep).as_posix() if folder.is_relative_to(sweep) else str(folder)
     tell = _teller(hydra, name)
+    log, attempt = AttemptLog(sweep), uuid.uuid4().hex
+    digest = ""
     try:
         with _locked(folder):
             digest = config_digest(config, folder)
             known = RunResult.read(folder)
             if known is None:
-                return _attempt(config, folder, sweep, name, digest, tell)
+                _put_aside(folder)
+                parcel = _parcel(config, folder, sweep, attempt, digest)
+                log.write(Started(attempt, name, digest, tuple(hydra.overrides.task), _now()))
+                tell("starts: " + (" ".join(hydra.overrides.task) or "as configured"))
+                return _ended(_process(parcel, folder, name), folder, log, attempt, tell)
             if known.config != digest:
                 raise ConfigurationError(
                     f"{folder} holds a finished run with other settings, which would no longer count in what the sweep "
@@ -96,18 +102,14 @@ def run_in_process(config: DictConfig, *, explain: Callable[[BaseException], str
             return dict(known.figures)
     except Exception as error:  # noqa: BLE001 - one run's error must not end the sweep; it is told and kept
         text = explain(error)
+        # Once more where it had begun, which changes nothing.
+        log.write(Started(attempt, name, digest, tuple(hydra.overrides.task), _now()))
+        log.write(Ended(attempt, "failed", text, _now()))
         tell(f"could not start: {text}", sys.stderr)
         return {FAILED: text}
 
 
-def _attempt(
-    config: DictConfig, folder: Path, sweep: Path, name: str, digest: str, tell: Callable[..., None]
-) -> dict[str, Any]:
-    _put_aside(folder)
-    hydra, log, attempt = HydraConfig.get(), AttemptLog(sweep), uuid.uuid4().hex
-    log.write(Started(attempt, name, digest, tuple(hydra.overrides.task), _now()))
-    tell("starts: " + (" ".join(hydra.overrides.task) or "as configured"))
-    status = _process(_parcel(config, folder, sweep, attempt, digest), folder, name)
+def _ended(status: int, folder: Path, log: AttemptLog, attempt: str, tell: Callable[..., None]) -> dict[str, Any]:
     result = RunResult.read(folder)
     if result is not None and result.attempt == attempt:
         log.write(Ended(attempt, "finished", time=_now()))
@@ -136,6 +138,8 @@ def _parcel(config: DictConfig, folder: Path, sweep: Path, attempt: str, digest:
         # As they are now: what stands there may name the time. Further processes of this run, which Lightning starts,
         # look for their folder under the other name.
         whole.hydra.sweep.dir, whole.hydra.run.dir = str(sweep), str(folder)
+        # Of classes of plugins, which pickle can't always find again, and which a run has no use for.
+        whole.hydra.launcher, whole.hydra.sweeper = _plain(whole.hydra.launcher), _plain(whole.hydra.sweeper)
     return Parcel(whole, attempt, digest)
 
 
@@ -143,7 +147,7 @@ def _process(parcel: Parcel, folder: Path, name: str) -> int:
     """Run it and give the exit status, negative for a signal."""
     environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
     environment[RUN_VARIABLE] = name
-    several = _target(parcel.config.hydra.launcher) != _BASIC
+    several = parcel.config.hydra.launcher.get("_target_") != _BASIC
     secret = bool(parcel.config.hydra.sweeper.get("secret", False))
     with contextlib.ExitStack() as stack:
         output: Any = subprocess.PIPE if several else None
@@ -214,8 +218,8 @@ def _teller(hydra: Any, name: str) -> Callable[..., None]:
     return tell
 
 
-def _target(node: Any) -> str:
-    return str(node.get("_target_", ""))
+def _plain(node: Any) -> dict[str, Any]:
+    return {name: node.get(name) for name in ("_target_", "secret") if name in node}
 
 
 @contextlib.contextmanager
