@@ -21,6 +21,7 @@ def to_markdown(text: str, *, owner: str) -> str:
         text: The docstring.
         owner: Full name of what it describes: a name without dots is looked for there.
     """
+    text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)  # the name under which doctests are code
     return _tables(_literal_blocks(_ROLE.sub(lambda role: _link(role, owner), text))).replace("``", "`")
 
 
