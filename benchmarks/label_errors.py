@@ -18,7 +18,7 @@ from typing import Any
 
 from _harness import hardware, run_benchmark
 
-_PACKAGES = ("lightning-privacy", "cleanlab", "scikit-learn", "polars", "numpy")
+_PACKAGES = ("lightning-privacy", "scikit-learn", "polars", "numpy")
 _SHARES = (0.02, 0.05, 0.1, 0.2)
 _PERSONS = 4_000
 
@@ -102,7 +102,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "label_errors",
         "quick": arguments.quick,
-        "method": "cross-validation in 5 parts, then cleanlab's pruning by noise rate",
+        "method": "cross-validation in 5 parts, then pruning by noise rate",
         "digits": _digits(models, arguments.quick),
         "persona": _persona(models, arguments.quick),
         "hardware": machine | {"load_average_at_end": round(os.getloadavg()[0], 2)},

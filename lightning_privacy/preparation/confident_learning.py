@@ -2,9 +2,9 @@
 
 A model that has not seen a row says how probable each class is. Where it is at least as sure of another class as it is
 on average of rows that have that class, the label is suspicious; the counts of such rows estimate how often each class
-is mistaken for each other one, and that many of the least probable labels are taken for errors (Northcutt, Jiang and
-Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021). The counting is cleanlab's (Apache-2.0):
-``pip install 'lightning-privacy[label-errors]'``. The probabilities are out of sample, by cross-validation.
+is mistaken for each other one, and that many of the labels with the largest margin against them are taken for errors
+(Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021, section 3, with
+pruning by noise rate). The probabilities are out of sample, by cross-validation.
 
 Example:
     >>> import numpy as np
@@ -18,8 +18,6 @@ Example:
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -35,6 +33,9 @@ from lightning_privacy.errors import ConfigurationError
 
 __all__ = ["label_errors", "out_of_sample_probabilities"]
 
+# A class whose rows are all equally probable has their mean for a threshold, give or take rounding.
+_ROUNDING = 1e-6
+
 
 def label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Say of each label whether it is probably wrong.
@@ -47,8 +48,8 @@ def label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) 
         Shape (N,).
 
     Raises:
-        ConfigurationError: cleanlab is not installed, the shapes don't match, a label is out of range, a class has no
-            label, there is one class only, or a probability is not in [0, 1].
+        ConfigurationError: the shapes don't match, a label is out of range, a class has no label, there is one class
+            only, or a probability is not in [0, 1].
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or labels.shape != (len(probabilities),):
@@ -67,11 +68,37 @@ def label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) 
         )
     if not np.isfinite(probabilities).all() or probabilities.min() < 0 or probabilities.max() > 1 + 1e-6:
         raise ConfigurationError("probabilities must be finite and in [0, 1]")
-    if find_spec("cleanlab") is None:
-        raise ConfigurationError("label errors need cleanlab: pip install 'lightning-privacy[label-errors]'")
-    find = import_module("cleanlab.filter").find_label_issues
-    found: NDArray[np.bool_] = find(labels.astype(np.int64), probabilities, filter_by="prune_by_noise_rate", n_jobs=1)
+    mistaken = _mistaken(labels, probabilities)
+    wrong = np.zeros(len(labels), dtype=np.bool_)
+    for given in range(classes):
+        rows = np.flatnonzero(labels == given)
+        margins = probabilities[rows] - probabilities[rows, given, None]
+        for true in np.flatnonzero(mistaken[given]):
+            wrong[rows[np.argsort(-margins[:, true], kind="stable")[: mistaken[given, true]]]] = True
+        if wrong[rows].all():  # a class must not vanish
+            wrong[rows[probabilities[rows, given].argmax()]] = False
+    found: NDArray[np.bool_] = wrong & (probabilities.argmax(axis=1) != labels)
     return found
+
+
+def _mistaken(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many labels of each class (rows) are estimated to be of each other class (columns), zeros on the diagonal."""
+    classes = probabilities.shape[1]
+    sizes = np.bincount(labels, minlength=classes)
+    sums = np.bincount(labels, weights=probabilities[np.arange(len(labels)), labels], minlength=classes)
+    sure = probabilities >= sums / sizes - _ROUNDING
+    best = np.where(sure, probabilities, -1.0).argmax(axis=1)
+    counted = sure.any(axis=1)
+    joint = np.zeros((classes, classes), np.int64)
+    np.add.at(joint, (labels[counted], best[counted]), 1)
+    # At least one row of each class is as sure of it as they are on average, so that no sum is zero.
+    whole, rest = np.divmod(joint * sizes[:, None], joint.sum(axis=1)[:, None])
+    # The largest remainders are rounded up, so that each class has as many rows as before.
+    order = np.argsort(-rest, axis=1, kind="stable")
+    up = np.arange(classes) < (sizes - whole.sum(axis=1))[:, None]
+    np.put_along_axis(whole, order, np.take_along_axis(whole, order, axis=1) + up, axis=1)
+    np.fill_diagonal(whole, 0)
+    return whole
 
 
 def out_of_sample_probabilities(

@@ -1,8 +1,8 @@
 """Takes out, replaces or marks labels that are probably wrong.
 
-They are found by confident learning, see :mod:`~lightning_privacy.preparation.confident_learning`, which needs
-cleanlab: ``pip install 'lightning-privacy[label-errors]'``. Whether a row's label is right is decided by looking at all
-the others. Under differential privacy the step is refused without ``caveat=True``.
+They are found by confident learning, see :mod:`~lightning_privacy.preparation.confident_learning`. Whether a row's
+label is right is decided by looking at all the others. Under differential privacy the step is refused without
+``caveat=True``.
 
 Example:
     >>> import polars as pl
@@ -56,8 +56,8 @@ class LabelErrors(Step):
         caveat: run under differential privacy all the same, with a caveat in the ledger.
 
     Raises:
-        ConfigurationError: an argument is out of range; at :meth:`fit`, cleanlab is not installed, a feature is missing
-            or no number, or there are fewer than two classes.
+        ConfigurationError: an argument is out of range; at :meth:`fit`, a feature is missing or no number, or there are
+            fewer than two classes.
     """
 
     name: ClassVar[str] = "label errors"

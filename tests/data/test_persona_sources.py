@@ -93,7 +93,6 @@ def test_files_that_are_missing_or_broken_are_named(files):
 
 def test_wrong_labels_are_found_by_the_images():
     """Those planted in 1,500 people, by the neighbours of each image."""
-    pytest.importorskip("cleanlab")
     # Without doubles, which bear one another out.
     damage = Damage(exact_duplicates=0.0, near_duplicates=0.0)
     data = PersonaGenerator(num_persons=1500, public_share=0.0, damage=damage).generate()
@@ -113,7 +112,6 @@ def data_source(data):
 
 
 def test_wrong_labels_are_looked_for_in_private_with_a_caveat_only():
-    pytest.importorskip("cleanlab")
 
     def prepared(caveat):
         plan = Plan(
