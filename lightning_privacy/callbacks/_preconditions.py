@@ -20,6 +20,7 @@ from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._precision_support import check_precision
 from lightning_privacy.callbacks._strategy_support import check_strategy
 from lightning_privacy.callbacks._trainer import is_compiled, uses_dataloader_iter
+from lightning_privacy.data.persona.persons import check_persons
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients.inspection import refuse_optimizer
 
@@ -81,19 +82,24 @@ def check_augmentation(trainer: Any) -> None:
         )
 
 
-def check_data_ledger(source: Any, ledger: PrivacyLedger) -> None:
-    """Refuse a DataModule that learns from its records outside of the ledger of training.
+def check_data_ledger(source: Any, ledger: PrivacyLedger, *, clients: bool = False) -> None:
+    """Refuse a DataModule that learns from its records outside of the ledger of training, or is not for its unit.
 
     It says by ``learns_from_records`` that it does, and has the ledger it charges as ``ledger``; so do its data sets,
-    whose loaders may be given to a fit without it.
+    whose loaders may be given to a fit without it. By ``max_records_per_person`` it says how many records a person may
+    have in it, None where nobody knows; where that is not 1, the ledger gets a caveat.
 
     Args:
         source: A DataModule or a data set; None for none.
         ledger: Of the training.
+        clients: Whether whole clients are protected, however many records a person has.
 
     Raises:
         UnsupportedError: What it learned is in no ledger, or in another one.
+        PrivacyViolation: The ledger protects people, and a person may have several records.
     """
+    if not clients and hasattr(source, "max_records_per_person"):
+        check_persons(ledger, source.max_records_per_person)
     if not getattr(source, "learns_from_records", False):
         return
     theirs = getattr(source, "ledger", None)

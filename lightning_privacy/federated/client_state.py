@@ -90,8 +90,10 @@ def restore_ledger(ledger: PrivacyLedger, saved: Mapping[str, Any], *, same_run:
         CheckpointError: the saved ledger is damaged, or of another unit or delta.
         PrivacyBudgetExceeded: both together are more than the budget.
     """
-    here = ledger.history
+    here, caveats = ledger.history, ledger.caveats
     ledger.load_state_dict(saved)
+    for caveat in caveats:
+        ledger.add_caveat(caveat)
     if same_run:
         counts: dict[Release, int] = {}
         for release, count, _ in here:

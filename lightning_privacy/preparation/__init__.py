@@ -19,15 +19,16 @@ from lightning_privacy.errors import ConfigurationError
 if find_spec("polars") is None:
     raise ConfigurationError("lightning_privacy.preparation needs polars: pip install 'lightning-privacy[persona]'")
 
-from lightning_privacy.preparation.anonymity import Anonymity, SuppressToK
+from lightning_privacy.preparation.anonymity import Anonymity, SuppressToK, anonymity
 from lightning_privacy.preparation.contribution import BoundContributions, most_records
 from lightning_privacy.preparation.csv_export import neutralise_formulas, restore_formulas, write_csv
 from lightning_privacy.preparation.deduplicate import Deduplicate
 from lightning_privacy.preparation.deduplicate_linkage import Linkage, equal_records, link_records
 from lightning_privacy.preparation.fill_model import FillFromModel
 from lightning_privacy.preparation.fill_person import FillFromPerson
+from lightning_privacy.preparation.free_text import HideFreeText
 from lightning_privacy.preparation.generalise import Bands, Prefix, Regions, TimeBuckets
-from lightning_privacy.preparation.group_privacy import GroupGuarantee, group_guarantee
+from lightning_privacy.preparation.group_privacy import GroupGuarantee, group_guarantee, group_privacy
 from lightning_privacy.preparation.label_errors import LabelErrors
 from lightning_privacy.preparation.missing import FillConstant, FillMean, FillMedian, FillMode, MissingIndicator
 from lightning_privacy.preparation.normalise import NormaliseCodes, NormaliseText
@@ -56,6 +57,7 @@ __all__ = [
     "FillMedian",
     "FillMode",
     "GroupGuarantee",
+    "HideFreeText",
     "LabelErrors",
     "Linkage",
     "MissingIndicator",
@@ -74,8 +76,10 @@ __all__ = [
     "SuppressToK",
     "TableSchema",
     "TimeBuckets",
+    "anonymity",
     "equal_records",
     "group_guarantee",
+    "group_privacy",
     "link_records",
     "most_records",
     "neutralise_formulas",

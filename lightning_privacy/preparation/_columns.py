@@ -9,7 +9,11 @@ import polars as pl
 
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["column_names", "require_columns", "text_columns"]
+__all__ = ["PIPELINE", "column_names", "require_columns", "text_columns"]
+
+#: What names of columns begin with that a pipeline carries along: true where something holds for a person. Steps take
+#: such a column only by name; where records become one, it is true for the one if it was for any.
+PIPELINE = "\x00"
 
 _SHOWN = 20
 

@@ -46,20 +46,20 @@ _RECORD_UNITS = ("example", "record")
 
 
 def most_records(frame: pl.DataFrame | pl.LazyFrame, person: str) -> int:
-    """The most records that one person has; those without a person are left out.
+    """The most records that one person can have; those without a person could all be of one.
 
     Args:
         frame: the table; a lazy one is streamed.
         person: the column that says who a row is about.
 
     Returns:
-        A number of records; 0 when no row has a person.
+        A number of records; 0 when there is none.
 
     Raises:
         ConfigurationError: the column is unknown.
     """
     require_columns("person", [person], frame.lazy().collect_schema())
-    counts = frame.lazy().filter(pl.col(person).is_not_null()).group_by(person).agg(pl.len().alias("\x00records"))
+    counts = frame.lazy().group_by(person).agg(pl.len().alias("\x00records"))
     return int(counts.select(pl.col("\x00records").max()).collect(engine="streaming").item() or 0)
 
 
@@ -109,6 +109,11 @@ class BoundContributions(Step):
             delta: as in :func:`group_privacy`.
         """
         return group_privacy(ledger, records=self._max_records, delta=delta)
+
+    @property
+    @override
+    def person_columns(self) -> tuple[str, ...]:
+        return () if self._person is None else (self._person,)
 
     @override
     def _fit(self, frame: pl.LazyFrame, context: Context) -> None:

@@ -33,7 +33,7 @@ import polars as pl
 
 from lightning_privacy._validate import non_negative_int, one_of, positive_int, within_open_unit
 from lightning_privacy.errors import ConfigurationError
-from lightning_privacy.preparation._columns import column_names
+from lightning_privacy.preparation._columns import PIPELINE, column_names
 from lightning_privacy.preparation.deduplicate_linkage import equal_records, link_records
 from lightning_privacy.preparation.deduplicate_merge import RULES, merge
 from lightning_privacy.preparation.step import Context, Standing, Step
@@ -103,6 +103,11 @@ class Deduplicate(Step):
         except ImportError as error:
             raise ConfigurationError("Deduplicate needs rapidfuzz: pip install 'lightning-privacy[persona]'") from error
 
+    @property
+    def person_columns(self) -> tuple[str, ...]:
+        """The column that the step makes."""
+        return (self._person,)
+
     def caveat_sentence(self) -> str:
         """What the step does to the guarantee."""
         return (
@@ -168,7 +173,9 @@ class Deduplicate(Step):
         names = tuple(
             name
             for name, kind in table.schema.items()
-            if name not in self._other_roles and not (kind.is_integer() and table[name].n_unique() == table.height)
+            if name not in self._other_roles
+            and not name.startswith(PIPELINE)
+            and not (kind.is_integer() and table[name].n_unique() == table.height)
         )
         if not names:
             raise ConfigurationError("no column is left to compare: name those that tell people apart in columns")

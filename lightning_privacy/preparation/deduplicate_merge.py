@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from lightning_privacy.preparation._columns import PIPELINE
+
 __all__ = ["RULES", "merge"]
 
 RULES = ("complete", "first", "frequent")
@@ -26,9 +28,12 @@ def merge(table: pl.DataFrame, person: str, rule: str) -> pl.DataFrame:
             these the first; ``"frequent"`` makes a new one of the most frequent value of each column, missing only
             where it is missing in all, the earlier one where two are as frequent.
     """
+    carried = [name for name in table.columns if name.startswith(PIPELINE)]
+    if carried:
+        table = table.with_columns(pl.col(name).any().over(person) for name in carried)
     if rule == "first":
         return table.unique(person, keep="first", maintain_order=True)
-    values = [name for name in table.columns if name != person]
+    values = [name for name in table.columns if name != person and name not in carried]
     if rule == "complete":
         missing = pl.sum_horizontal(pl.col(name).is_null() for name in values)
         order = table.select(pl.col(person), missing=missing).with_row_index("row")
@@ -40,4 +45,4 @@ def merge(table: pl.DataFrame, person: str, rule: str) -> pl.DataFrame:
         pl.col(name).drop_nulls().mode(maintain_order=True).first().alias(name)  # the first of the most frequent
         for name in values
     ]
-    return rows.agg(frequent).select(table.columns)
+    return rows.agg(*frequent, *(pl.col(name).first() for name in carried)).select(table.columns)

@@ -63,6 +63,11 @@ class FillFromPerson(Step):
         self.private = "rowwise" if of_persons else "compares"
         super().fit(frame, context)
 
+    @property
+    @override
+    def person_columns(self) -> tuple[str, ...]:
+        return () if self._person is None else (self._person,)
+
     @override
     def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
         key = self._person if self._person is not None else context.roles.identifier

@@ -15,7 +15,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import polars as pl
@@ -58,13 +58,18 @@ class Preparation:
         return tuple(self._steps)
 
     def fit_apply(
-        self, frame: pl.DataFrame | pl.LazyFrame, context: Context | None = None
+        self,
+        frame: pl.DataFrame | pl.LazyFrame,
+        context: Context | None = None,
+        *,
+        between: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
     ) -> tuple[pl.DataFrame, PreparationReport]:
         """Fit each step on what the steps before it made of the rows, and transform the rows.
 
         Args:
             frame: the table; a lazy one is read once, at the first step.
             context: roles, ledger, noise and key; None for none of them.
+            between: what is done to the table before the first step and after each, besides.
 
         Returns:
             The prepared table, and what each step did.
@@ -79,6 +84,8 @@ class Preparation:
         table = frame.collect(engine="streaming") if isinstance(frame, pl.LazyFrame) else frame
         check_filled(table)
         context.roles.check(table.columns)
+        if between is not None:
+            table = between(table)
         for number, step in enumerate(self._steps, start=1):
             self._fit_step(number, step, table.lazy(), context)
             table = step.run(table)
@@ -86,6 +93,8 @@ class Preparation:
                 raise ConfigurationError(
                     f"step {number} ({step.name}) left no row of the table: loosen its settings or leave it out"
                 )
+            if between is not None:
+                table = between(table)
         return table, self.report()
 
     def apply(self, frame: Frame) -> Frame:

@@ -146,6 +146,11 @@ class Step(ABC):
         self._rows = (0, 0)
         self._changed: dict[str, int] = {}
 
+    @property
+    def person_columns(self) -> tuple[str, ...]:
+        """Columns that say who a row is about, for this step: what it does to a row depends on the person's others."""
+        return ()
+
     def planned(self, schema: pl.Schema, context: Context) -> Sequence[tuple[Release, int]] | None:
         """The releases that :meth:`fit` will charge, so that a budget is checked before the step begins.
 

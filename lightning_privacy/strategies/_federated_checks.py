@@ -105,7 +105,7 @@ def check_private_fit(trainer: Any, plan: Plan) -> None:
         return
     check_augmentation(trainer)
     if plan.privacy is not None:
-        check_data_ledger(getattr(trainer, "datamodule", None), plan.privacy.ledger)
+        check_data_ledger(getattr(trainer, "datamodule", None), plan.privacy.ledger, clients=True)
     elif getattr(getattr(trainer, "datamodule", None), "learns_from_records", False):
         raise UnsupportedError(
             f"{type(trainer.datamodule).__name__} learns from the records it prepares, and with example_privacy every "

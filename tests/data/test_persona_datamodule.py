@@ -21,7 +21,7 @@ from lightning_privacy.data.persona.places import PLACES, REGIONS
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.federated import NaturalPartition
 from lightning_privacy.models import Classifier
-from lightning_privacy.preparation import Preparation, Step
+from lightning_privacy.preparation import FillFromPerson, Preparation, Step
 from lightning_privacy.sampling import BalancedSampler
 
 KEY = bytes(range(32))
@@ -277,6 +277,41 @@ def test_p26_what_was_released_is_charged_whatever_ledger_is_restored(tmp_path):
     assert ledger.count(LaplaceRelease(0.5)) == 1
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_p26_a_resume_that_is_refused_takes_nothing_out_of_the_ledger(tmp_path):
+    """The checkpoint's ledger has the release, and was about to come: it is of another delta, and does not."""
+    settings = {"store": tmp_path / "store", "key": KEY, "train_preparation": [NoisyStep()]}
+
+    def make(delta):
+        privacy = DifferentialPrivacy(noise_multiplier=1.0, delta=delta)
+        return privacy, _datamodule(ledger=privacy.ledger, **settings)
+
+    privacy, datamodule = make(1e-5)
+    saved = ModelCheckpoint(dirpath=tmp_path / "first", filename="last")
+    _trainer(tmp_path, privacy, saved).fit(_module(), datamodule)
+    again, datamodule = make(1e-6)
+    datamodule.setup("fit")
+    before = again.ledger.state_dict()
+    with pytest.raises(CheckpointError, match="delta"):
+        _trainer(tmp_path, again, max_epochs=2).fit(_module(), datamodule, ckpt_path=saved.best_model_path)
+    assert again.ledger.count(LaplaceRelease(0.25)) == 1
+    assert again.ledger.state_dict() == before
+
+
+def test_p26_whatever_ledger_is_restored_has_releases_and_caveats_of_the_data():
+    ledger = PrivacyLedger(delta=1e-5)
+    steps = [FillFromPerson("location", person="customer", caveat=True)]
+    datamodule = _datamodule(preparation=steps, train_preparation=[NoisyStep()], ledger=ledger)
+    datamodule.setup("fit")
+    before = ledger.state_dict()
+    assert any("fill from person" in caveat for caveat in ledger.caveats)
+    ledger.load_state_dict(PrivacyLedger(delta=1e-5).state_dict())
+    datamodule.train_dataloader()
+    assert ledger.state_dict() == before
+    datamodule.train_dataloader()
+    assert ledger.state_dict() == before
+
+
 def test_a_checkpoint_is_tested_on_data_prepared_anew(tmp_path):
     datamodule = _datamodule(train_preparation=[NoisyStep()], ledger=PrivacyLedger(delta=1e-5))
     trainer = _trainer(tmp_path)
@@ -347,6 +382,7 @@ def test_steps_are_given_in_any_form():
     [
         ({"num_persons": 0}, "num_persons must be a whole number >= 1"),
         ({"images": "cifar"}, "images must be one of"),
+        ({"images": "digits", "root": "here"}, "root=here is for images='fashion-mnist'"),
         ({"damage": {"typos": 0.1}}, "typos"),
         ({"damage": {"wrong_labels": 2.0}}, "wrong_labels must be a number from 0 to 1"),
         ({"max_records_per_person": 0}, "max_records_per_person must be"),

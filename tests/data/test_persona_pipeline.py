@@ -17,7 +17,7 @@ from lightning_privacy.data.persona.split import at_most, split_by_person
 from lightning_privacy.data.persona.stage import SIDES
 from lightning_privacy.data.persona.store import PersonaStore
 from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
-from lightning_privacy.preparation import Preparation, Roles, Step
+from lightning_privacy.preparation import BoundContributions, Preparation, Roles, Step
 from lightning_privacy.security import Key, TamperedError, WrongKeyError
 
 KEY = bytes(range(32))
@@ -169,10 +169,14 @@ def test_base_images_stay_apart_through_the_preparation():
         assert not train & (val | test), column
 
 
-def test_a_person_that_is_missing_is_taken_for_somebody_else():
+@pytest.mark.parametrize("ledger", [None, PrivacyLedger(delta=1e-5)], ids=["plain", "private"])
+def test_p34_rows_that_do_not_say_whose_they_are_are_refused_or_left_out(ledger):
+    """Taken for as many people, all rows of one person without a name would be trained on."""
     source = Fixed(image=[0, 1, 2, 3], label=[0, 1, 2, 3], person=["a", "a", None, None])
-    stage = run(Plan(source=source, held_out=0.0), store=None)
-    assert len(stage.table) == 3
+    with pytest.raises(ConfigurationError, match="2 rows don't say who they are about, in column 'person'"):
+        run(Plan(source=source, held_out=0.0), store=None, ledger=ledger)
+    left_out = Preparation([BoundContributions(person="person", missing="drop")])
+    assert len(run(Plan(source=source, held_out=0.0, preparation=left_out), store=None, ledger=ledger).table) == 1
 
 
 # The ledger.

@@ -183,9 +183,19 @@ def test_the_key_does_not_travel_with_the_step():
         pickle.loads(copy).run(_table())
 
 
-def test_most_records_of_a_table_without_people():
-    assert most_records(pl.DataFrame({"who": [None, None]}), "who") == 0
-    assert most_records(pl.LazyFrame({"who": ["a", "a", None, None, None]}), "who") == 2
+def test_p34_rows_without_a_person_could_all_be_of_one():
+    assert most_records(pl.DataFrame({"who": [None, None]}), "who") == 2
+    assert most_records(pl.LazyFrame({"who": ["a", "a", None, None, None]}), "who") == 3
+    assert most_records(pl.LazyFrame({"who": []}, schema={"who": pl.String}), "who") == 0
+
+
+def test_p34_what_was_released_of_rows_without_a_person_is_charged_to_one_of_many():
+    """Left out by the step, they were in what was released before it: in a ledger of persons that is told."""
+    ledger = PrivacyLedger(delta=1e-5, unit="person")
+    ledger.charge(LaplaceRelease(0.1))
+    table = pl.DataFrame({"who": ["a", "b", None, None]})
+    with pytest.raises(PrivacyViolation, match="one person had up to 2 of them"):
+        BoundContributions(missing="drop").fit(table.lazy(), Context(roles=ROLES, ledger=ledger))
 
 
 @pytest.mark.parametrize(

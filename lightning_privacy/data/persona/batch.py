@@ -72,6 +72,8 @@ class PersonaDataset(InMemoryDataset):
         #: Whether a preparation learned from the records, and what it charged: for a fit without the data module.
         self.learns_from_records = False
         self.ledger: PrivacyLedger | None = None
+        #: The most records of one person among these; None where nobody knows whose they are.
+        self.max_records_per_person: int | None = None
         self.client: npt.NDArray[np.str_] = np.asarray(client, dtype=np.str_)
         self.person: npt.NDArray[np.str_] = np.asarray(person, dtype=np.str_)
         for name, values in (("client", self.client), ("person", self.person)):
@@ -101,4 +103,7 @@ class PersonaDataset(InMemoryDataset):
     def take(self, positions: npt.NDArray[np.int64]) -> PersonaDataset:
         """The data set of some of the records."""
         batch = PersonaBatch(*(tensor[torch.from_numpy(positions)] for tensor in self.tensors))
-        return PersonaDataset(batch, self.client[positions], self.person[positions])
+        part = PersonaDataset(batch, self.client[positions], self.person[positions])
+        part.learns_from_records, part.ledger = self.learns_from_records, self.ledger
+        part.max_records_per_person = self.max_records_per_person
+        return part

@@ -33,13 +33,14 @@ from lightning_privacy.security import Key, KeyLike, as_key_ring
 if TYPE_CHECKING:
     from lightning_privacy.data.persona.plan import Source
     from lightning_privacy.data.persona.stage import Stage
+    from lightning_privacy.data.persona.store import PersonaStore
     from lightning_privacy.data.persona.truth import PersonaTruth
-    from lightning_privacy.preparation import Preparation, PreparationReport, Roles, Step
+    from lightning_privacy.preparation import GroupGuarantee, Preparation, PreparationReport, Roles, Step
 
 __all__ = ["PersonaDataModule"]
 
 _DAMAGE = Damage()
-_GENERATED = {"num_persons": 12_000, "images": "digits", "root": None, "damage": _DAMAGE}
+_GENERATED = {"num_persons": 12_000, "images": None, "root": None, "damage": _DAMAGE}
 
 
 class PersonaDataModule(InMemoryDataModule):
@@ -64,7 +65,8 @@ class PersonaDataModule(InMemoryDataModule):
 
     Args:
         num_persons: How many people are generated.
-        images: What their images are made of: ``"digits"`` or ``"fashion-mnist"``.
+        images: What their images are made of: ``"digits"`` or ``"fashion-mnist"``; None for the second where there is a
+            root, and the first otherwise.
         root: Folder of Fashion-MNIST's files.
         damage: What goes wrong with the table: rates by name, or a :class:`Damage`; None for nothing.
         source: Where people come from in place of the generator: an object with ``generate()``, such as a
@@ -77,7 +79,8 @@ class PersonaDataModule(InMemoryDataModule):
         store: Folder of the encrypted store; None to keep all in memory.
         key: 32 bytes, a key or a ring of keys, for the store and for pseudonyms. None makes a key that is lost with the
             process.
-        max_records_per_person: With 1, a guarantee for one record is one for a person.
+        max_records_per_person: With 1, a guarantee for one record is one for a person; otherwise :meth:`guarantee`
+            says what it is for one.
         held_out: Share of people held out, in tables without a column ``public``.
         val_share: Share of the people held out who are for validation; with 0 there is no validation.
         batch_size: Records of a training batch.
@@ -108,7 +111,7 @@ class PersonaDataModule(InMemoryDataModule):
     def __init__(
         self,
         num_persons: int = 12_000,
-        images: str = "digits",
+        images: str | None = None,
         root: str | Path | None = None,
         damage: Damage | Mapping[str, float] | None = _DAMAGE,
         *,
@@ -153,16 +156,19 @@ class PersonaDataModule(InMemoryDataModule):
         self._noise = noise
         self._ledger = ledger
         self._stage: Stage | None = None
-        self._wanted: dict[tuple[Release, str | None], int] = {}
+        self._wanted: dict[tuple[Release, str | None], int] | None = None
         generated = {"num_persons": num_persons, "images": images, "root": root, "damage": damage}
         if source is not None and generated != _GENERATED:
             changed = ", ".join(name for name, value in generated.items() if value != _GENERATED[name])
             raise ConfigurationError(f"{changed} can't be given with a source, which says itself what there is")
+        if images == "digits" and root is not None:
+            raise ConfigurationError(f"root={root!s} is for images='fashion-mnist': images='digits' need none")
+        images = images or ("digits" if root is None else "fashion-mnist")
         from lightning_privacy.data.persona.plan import make_plan
 
         self._plan = make_plan(
             source,
-            generated | {"seed": seed},
+            generated | {"images": images, "seed": seed},
             roles,
             (preparation, train_preparation),
             max_records=max_records_per_person,
@@ -188,23 +194,31 @@ class PersonaDataModule(InMemoryDataModule):
         if ledger is not None and not isinstance(ledger, PrivacyLedger):
             raise ConfigurationError(f"ledger must be a PrivacyLedger or None, got {ledger!r}")
         if self._stage is not None and ledger is not self._ledger:
-            if ledger is None or not self._stage.private:
-                raise ConfigurationError(
-                    "the data are prepared already, and a preparation is private or not from the start: set the ledger "
-                    "before setup, or make a new PersonaDataModule"
-                )
-            if self._ledger is not None and ledger.unit != self._ledger.unit:
-                raise ConfigurationError(
-                    f"the data were prepared for a ledger that protects a {self._ledger.unit}, and this one protects a "
-                    f"{ledger.unit}: make a new PersonaDataModule"
-                )
-            self._stage.charge(ledger)
+            self._stage.hand_over(self._ledger, ledger)
         self._ledger = ledger
 
     @property
     def learns_from_records(self) -> bool:
         """Whether the preparation does more than change each record by itself; then it needs the ledger of training."""
         return self._learns
+
+    def guarantee(self, ledger: PrivacyLedger | None = None) -> GroupGuarantee:
+        """What all that was charged means for a person, who may be in ``max_records_per_person`` records.
+
+        Args:
+            ledger: Of the training; None for that of the preparation.
+
+        Raises:
+            ConfigurationError: There is no ledger, or the table does not say who a record is about.
+        """
+        from lightning_privacy.preparation.group_privacy import group_privacy
+
+        ledger, records = self._ledger if ledger is None else ledger, self._most_records()
+        if ledger is None or records is None:
+            raise ConfigurationError(
+                "a guarantee for a person needs a ledger, and a table that says who a record is of"
+            )
+        return group_privacy(ledger, records=records)
 
     @property
     def roles(self) -> Roles:
@@ -224,11 +238,8 @@ class PersonaDataModule(InMemoryDataModule):
     @property
     def artefacts(self) -> dict[str, Path]:
         """Files of the store by what they hold; empty without one."""
-        if self.store is None:
-            return {}
-        from lightning_privacy.data.persona.store import PersonaStore
-
-        return PersonaStore(self.store, self._key).paths
+        store = self._opened()
+        return {} if store is None else store.paths
 
     def truth(self) -> PersonaTruth:
         """What is true about generated people, for tests; training never asks.
@@ -236,12 +247,10 @@ class PersonaDataModule(InMemoryDataModule):
         Raises:
             ConfigurationError: It is not known, as of a table that is real.
         """
-        stage = self._prepared()
-        truth: PersonaTruth | None = stage.truth
-        if truth is None and "truth" in self.artefacts and self.store is not None:
-            from lightning_privacy.data.persona.store import PersonaStore
-
-            truth = PersonaStore(self.store, self._key).read_truth()
+        truth: PersonaTruth | None = self._prepared().truth
+        store = self._opened()
+        if truth is None and store is not None and "truth" in store.paths:
+            truth = store.read_truth()
         if truth is None:
             raise ConfigurationError("the truth is known of generated people only, and the source has none")
         return truth
@@ -271,10 +280,11 @@ class PersonaDataModule(InMemoryDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[tuple[torch.Tensor, ...]]:
-        self._check_charged()
+        self._settle()
         train = self.splits.train
         if isinstance(train, PersonaDataset):
             train.learns_from_records, train.ledger = self._learns, self._ledger
+            train.max_records_per_person = self._most_records()
         if self.balance is None:
             return super().train_dataloader()
         groups = train.tensors[self.fields.index(self.balance_groups)]
@@ -307,23 +317,35 @@ class PersonaDataModule(InMemoryDataModule):
         if self._ledger is not None:
             self._wanted = self._stage.discharge(self._ledger)
 
-    def _check_charged(self) -> None:
-        """Charge what the restored ledger should have had, and has not: some other ledger was restored, or none."""
-        if self._wanted and self._ledger is not None:
-            charged = {(release, label): count for release, count, label in self._ledger.history}
-            for (release, label), count in self._wanted.items():
-                if charged.get((release, label), 0) < count:
-                    self._ledger.charge(release, count - charged.get((release, label), 0), label)
-        self._wanted = {}
+    @override
+    def on_exception(self, exception: BaseException) -> None:
+        # A checkpoint that was refused has not brought back what was taken out of the ledger for it.
+        if self._wanted is not None:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Charge what a restored ledger should have had, and has not: some other ledger was restored, or none."""
+        if self._stage is not None and self._ledger is not None:
+            self._stage.settle(self._ledger, self._wanted)
+        self._wanted = None
 
     def _prepared(self) -> Stage:
         if self._stage is None:
             from lightning_privacy.data.persona.pipeline import run
-            from lightning_privacy.data.persona.store import PersonaStore
 
-            store = None if self.store is None else PersonaStore(self.store, self._key)
-            self._stage = run(self._plan, store=store, ledger=self._ledger, noise=self._noise, key=self._key)
+            self._stage = run(self._plan, store=self._opened(), ledger=self._ledger, noise=self._noise, key=self._key)
         return self._stage
+
+    def _opened(self) -> PersonaStore | None:
+        if self.store is None:
+            return None
+        from lightning_privacy.data.persona.store import PersonaStore
+
+        return PersonaStore(self.store, self._key)
+
+    def _most_records(self) -> int | None:
+        """The most records of a person among those trained on; None where nobody knows whose they are."""
+        return None if self._prepared().person is None else self.max_records_per_person
 
     def _client(self, columns: Sequence[str]) -> str | None:
         client = self._plan.roles.client

@@ -1,8 +1,8 @@
 """From a source of people to tables ready for training: store, prepare, bound, divide, learn from the training part.
 
-The stages are in this order for the sake of the guarantee. Who is who is found out on all records, since one person's
-may be on both sides otherwise. Then each person's records are cut to a number, and only then do steps learn something,
-from people who count once.
+The stages are in this order for the sake of the guarantee. Who is who, and who is public, is found out on all records,
+since one person's may be on both sides otherwise. Then people are divided, each person's records are cut to a number,
+and only then do steps learn something, from people who count once.
 
 Example:
     >>> from lightning_privacy.data.persona.generator import PersonaGenerator
@@ -25,11 +25,13 @@ from lightning_privacy.accounting.releases import release_from_dict
 from lightning_privacy.data.persona.encoding import labelled
 from lightning_privacy.data.persona.generator import PersonaData
 from lightning_privacy.data.persona.image_labels import ImageLabelErrors
+from lightning_privacy.data.persona.persons import CLIENT, RECORD_UNITS, check_persons
 from lightning_privacy.data.persona.plan import Plan
+from lightning_privacy.data.persona.publicness import PrivatePeople
 from lightning_privacy.data.persona.split import at_most, split_by_person
 from lightning_privacy.data.persona.stage import SIDES, Stage
 from lightning_privacy.data.persona.store import PersonaStore
-from lightning_privacy.errors import PrivacyViolation
+from lightning_privacy.errors import ConfigurationError, PrivacyViolation
 from lightning_privacy.mechanisms import NoiseSource
 from lightning_privacy.preparation import Context, PreparationReport, StepReport
 from lightning_privacy.preparation.contribution import most_records
@@ -62,7 +64,8 @@ def run(
 
     Raises:
         PrivacyBudgetExceeded: A step would break the ledger's budget; the message names it.
-        ConfigurationError: The table does not fit the plan.
+        PrivacyViolation: The ledger protects people or clients, and what is done protects single records of theirs.
+        ConfigurationError: The table does not fit the plan, or has rows that don't say who they are about.
         EncryptionError: The store can't be read with its key.
     """
     private = ledger is not None
@@ -114,22 +117,29 @@ def _prepared(
             step.look_at(data.images)
     counts = {"recorded": len(data.records)}
     charged = _charged(context.ledger)
-    table, report = plan.preparation.fit_apply(data.records, context)
+    if context.ledger is not None:
+        _check_clients(context.ledger, plan)
+    steps = plan.preparation.steps
+    keys = (plan.roles.identifier, plan.person, *(key for step in steps for key in step.person_columns))
+    private_people = PrivatePeople(key for key in keys if key is not None)
+    table, report = plan.preparation.fit_apply(data.records, context, between=private_people)
     counts["prepared"] = len(table)
     table = labelled(table)
     counts["with image and label"] = len(table)
     person = next((name for name in (plan.person, plan.roles.identifier) if name in table.columns), None)
+    if person is not None:
+        _refuse_nobodys(table, person)
     if context.ledger is not None:
         _add_caveats(context.ledger, plan, person)
         if person is not None and _charged(context.ledger) != charged:
             _check_bounded(context.ledger, most_records(table, person), plan.max_records)
     key = _OWN_ROW if person is None else person
     table = _with_persons(table, key)
-    table = at_most(table, plan.max_records, person=key, seed=plan.seed)
-    counts[f"at most {plan.max_records} per person"] = len(table)
     sides = split_by_person(table, person=key, held_out=plan.held_out, val_share=plan.val_share, seed=plan.seed)
-    counts["public records of people trained on"] = -len(sides["neither"])
-    prepared = {side: sides[side] for side in SIDES if len(sides[side])}
+    counts["public records of private people"] = -len(sides["neither"])
+    bounded = {side: at_most(sides[side], plan.max_records, person=key, seed=plan.seed) for side in SIDES}
+    counts[f"at most {plan.max_records} per person"] = sum(map(len, bounded.values()))
+    prepared = {side: rows for side, rows in bounded.items() if len(rows)}
     if plan.train_preparation.steps:
         prepared["train"], learned = plan.train_preparation.fit_apply(prepared["train"], context)
         for side in set(prepared) - {"train"}:
@@ -152,7 +162,7 @@ def _check_bounded(ledger: PrivacyLedger, most: int, limit: int) -> None:
         f"Something was released of the records before those of a person were cut to {limit}: one person had up to "
         f"{most} of them, and the guarantee of these releases is for one."
     )
-    if ledger.unit not in ("example", "record"):
+    if ledger.unit not in RECORD_UNITS:
         raise PrivacyViolation(
             f"{told} The ledger's unit is the {ledger.unit}: put BoundContributions before the steps that learn, or "
             "put those into train_preparation"
@@ -160,25 +170,43 @@ def _check_bounded(ledger: PrivacyLedger, most: int, limit: int) -> None:
     ledger.add_caveat(told)
 
 
+def _check_clients(ledger: PrivacyLedger, plan: Plan) -> None:
+    """Refuse to charge a ledger of clients with what protects one record of a client who has many.
+
+    Raises:
+        PrivacyViolation: A step learns from records, and clients are no persons.
+    """
+    steps = (*plan.preparation.steps, *plan.train_preparation.steps)
+    learning = [step.name for step in steps if step.private == "released"]
+    if ledger.unit == CLIENT and learning and plan.roles.client not in (None, plan.roles.identifier, plan.person):
+        raise PrivacyViolation(
+            f"the ledger protects a client, and the step {learning[0]!r} releases something that protects one record, "
+            f"of which the client in column {plan.roles.client!r} may have many: leave the step out, or give the data "
+            "a ledger of their own with unit='example'"
+        )
+
+
+def _refuse_nobodys(table: pl.DataFrame, person: str) -> None:
+    """Refuse rows that don't say who they are about: taken for as many people, they would be bounded by nothing."""
+    number = table[person].null_count()
+    if number:
+        raise ConfigurationError(
+            f"{number} rows don't say who they are about, in column {person!r}, and could all be of one person: fill "
+            f"it, let Deduplicate find out who is who, or leave them out with BoundContributions(person={person!r}, "
+            "missing='drop')"
+        )
+
+
 def _with_persons(table: pl.DataFrame, person: str) -> pl.DataFrame:
-    """The table with a person for every row: who is not known is taken for somebody else than all others."""
-    table = table.with_row_index(_OWN_ROW).with_columns(pl.format("row {}", _OWN_ROW).alias(_OWN_ROW))
+    """The table with a person for every row, as text; where there is no column of them, each is a row's own."""
     if person == _OWN_ROW:
-        return table
-    return table.with_columns(pl.coalesce(pl.col(person).cast(pl.String), _OWN_ROW).alias(person)).drop(_OWN_ROW)
+        return table.with_row_index(_OWN_ROW).with_columns(pl.format("row {}", _OWN_ROW).alias(_OWN_ROW))
+    return table.with_columns(pl.col(person).cast(pl.String))
 
 
 def _add_caveats(ledger: PrivacyLedger, plan: Plan, person: str | None) -> None:
-    if person is None:
-        ledger.add_caveat(
-            "The table does not say who a record is about: the guarantee is for one record, and a person in several "
-            "has less."
-        )
-    elif plan.max_records > 1:
-        ledger.add_caveat(
-            f"Up to {plan.max_records} records of one person are trained on: the guarantee is for one record, and "
-            "for a person it is that of a group of as many."
-        )
+    if ledger.unit != CLIENT:  # whole clients are protected, however many records a person has
+        check_persons(ledger, None if person is None else plan.max_records)
     if person is not None and person != plan.person:
         ledger.add_caveat(
             f"People are told apart by the column {person!r} alone: who is in the table under two values of it counts "

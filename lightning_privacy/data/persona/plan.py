@@ -9,11 +9,16 @@ Example:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
 
 from lightning_privacy.data.persona.default_preparation import (
     default_preparation,
@@ -127,7 +132,38 @@ def _described(part: object) -> Any:
         return [_described(item) for item in part]
     if isinstance(part, set | frozenset):
         return sorted(map(repr, part))
-    if callable(part) or not hasattr(part, "__dict__"):
+    if isinstance(part, pl.Series | pl.DataFrame | np.ndarray):
+        return _of_content(part)
+    if isinstance(part, functools.partial):
+        return ["partial", _described(part.func), _described(part.args), _described(part.keywords)]
+    if isinstance(part, types.MethodType):
+        return [part.__func__.__qualname__, _described(part.__self__)]
+    if isinstance(part, types.FunctionType):
+        return [f"{part.__module__}.{part.__qualname__}", _of_code(part.__code__), _of_closure(part)]
+    if isinstance(part, type | types.BuiltinFunctionType):
+        return f"{part.__module__}.{part.__qualname__}"
+    if not hasattr(part, "__dict__"):
         return repr(part)
     settings = {name: value for name, value in vars(part).items() if name not in _STATE}
     return [f"{type(part).__module__}.{type(part).__qualname__}", _described(settings)]
+
+
+def _of_content(values: pl.Series | pl.DataFrame | np.ndarray[Any, Any]) -> str:
+    """What is in a column, a table or an array, which show a few of their values, or where they lie in memory."""
+    if isinstance(values, np.ndarray):
+        kind, content = f"{values.dtype} {values.shape}", values.tobytes()
+    else:
+        table = values.to_frame() if isinstance(values, pl.Series) else values
+        kind, content = repr(dict(table.schema)), table.write_json().encode()
+    return f"{kind} {hashlib.blake2b(content, digest_size=16).hexdigest()}"
+
+
+def _of_code(code: types.CodeType) -> list[Any]:
+    """What a function does: two of one name, such as lambdas, differ in it."""
+    constants = [_of_code(each) if isinstance(each, types.CodeType) else repr(each) for each in code.co_consts]
+    return [code.co_code.hex(), list(code.co_names), constants]
+
+
+def _of_closure(function: types.FunctionType) -> Any:
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return _described([*cells, function.__defaults__, function.__kwdefaults__])

@@ -17,6 +17,7 @@ import hashlib
 
 import polars as pl
 
+from lightning_privacy.data.persona.publicness import PRIVATE, PUBLIC, PrivatePeople
 from lightning_privacy.errors import ConfigurationError
 
 __all__ = ["at_most", "split_by_person"]
@@ -31,7 +32,9 @@ def split_by_person(
 
     Args:
         table: One row per record. Where there is a column ``public`` of truth values, people all of whose records are
-            public are held out, and public records of other people are left out: they belong to neither side.
+            public are held out, and public records of other people are left out: they belong to neither side. So are
+            those of people of whom :class:`~lightning_privacy.data.persona.publicness.PrivatePeople` has seen a private
+            record that is not in the table any more.
         person: The column that says who a row is about, without nulls.
         held_out: Share of people who are held out when there is no column ``public``.
         val_share: Share of the people held out who are for validation.
@@ -43,9 +46,10 @@ def split_by_person(
     Raises:
         ConfigurationError: There is nobody to train on.
     """
-    if "public" in table.columns:
-        public = pl.col("public").fill_null(value=False)
-        outside = public.all().over(person)
+    if PUBLIC in table.columns:
+        table = PrivatePeople([person])(table)
+        public = pl.col(PUBLIC).cast(pl.Boolean).fill_null(value=False)
+        outside = ~pl.col(PRIVATE)
         neither = public & ~outside
     else:
         outside = pl.lit(_uniform(table[person], f"{seed}/side") < held_out)
@@ -61,7 +65,10 @@ def split_by_person(
         .otherwise(pl.lit("train"))
     )
     marked = table.with_columns(_side=side)
-    sides = {name: marked.filter(pl.col("_side") == name).drop("_side") for name in ("train", "val", "test", "neither")}
+    sides = {
+        name: marked.filter(pl.col("_side") == name).drop("_side", PRIVATE, strict=False)
+        for name in ("train", "val", "test", "neither")
+    }
     if not len(sides["train"]):
         raise ConfigurationError(
             "nobody is left to train on: all records are public, or held_out is too large for so few people"

@@ -20,6 +20,7 @@ import polars as pl
 
 from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.data.persona.truth import PersonaTruth
+from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.preparation import PreparationReport
 
 __all__ = ["SIDES", "Stage"]
@@ -63,8 +64,44 @@ class Stage:
         for caveat in self.caveats:
             ledger.add_caveat(caveat)
 
+    def hand_over(self, before: PrivacyLedger | None, ledger: PrivacyLedger | None) -> None:
+        """Charge another ledger than the one this was made with.
+
+        Raises:
+            ConfigurationError: This was made without a ledger, or for another unit; or there is none to go on with.
+        """
+        if ledger is None or not self.private:
+            raise ConfigurationError(
+                "the data are prepared already, and a preparation is private or not from the start: set the ledger "
+                "before setup, or make a new PersonaDataModule"
+            )
+        if before is not None and ledger.unit != before.unit:
+            raise ConfigurationError(
+                f"the data were prepared for a ledger that protects a {before.unit}, and this one protects a "
+                f"{ledger.unit}: make a new PersonaDataModule"
+            )
+        self.charge(ledger)
+
+    def settle(self, ledger: PrivacyLedger, wanted: Mapping[tuple[Release, str | None], int] | None = None) -> None:
+        """Charge what a ledger should have of this and has not, and say what it should say, before it is trained on.
+
+        Args:
+            ledger: Whatever became of it: restored from some checkpoint, or left as it was.
+            wanted: What it must have at least, as :meth:`discharge` gave it; None for the releases alone.
+        """
+        if wanted is None:
+            wanted = {(release, label): count for release, count, label in self.releases}
+        charged = {(release, label): count for release, count, label in ledger.history}
+        for (release, label), count in wanted.items():
+            if charged.get((release, label), 0) < count:
+                ledger.charge(release, count - charged.get((release, label), 0), label)
+        for caveat in self.caveats:
+            ledger.add_caveat(caveat)
+
     def discharge(self, ledger: PrivacyLedger) -> dict[tuple[Release, str | None], int]:
         """Take back what :meth:`charge` charged, where a checkpoint's ledger that has it already is about to come.
+
+        Call :meth:`settle` when it has come, or does not come after all.
 
         Returns:
             What the ledger then must have at least, before it is trained on: (release, label) to count.
