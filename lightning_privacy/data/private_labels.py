@@ -39,11 +39,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 from typing_extensions import override
 
 from lightning_privacy.accounting import PrivacyLedger, RandomizedResponseRelease
+from lightning_privacy.data.augmentation.batches import unproxied
 from lightning_privacy.data.in_memory import GatheredBatch
+from lightning_privacy.data.origins import repeated
 from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyViolation, UnsupportedError
 from lightning_privacy.mechanisms import ForwardCorrection, NoiseSource, randomized_response
 from lightning_privacy.sampling.resample import ResampledDataset
@@ -102,7 +104,7 @@ class PrivateLabels(Dataset[Any]):
         size = len(dataset)  # type: ignore[arg-type]
         if size == 0:
             raise ConfigurationError("dataset must not be empty: there are no labels to randomise")
-        _refuse_repeats(dataset)
+        _refuse_repeats(dataset, label)
         if state is None:
             true = self._read(size) if labels is None else labels
             if not hasattr(true, "__len__") or len(true) != size:
@@ -171,11 +173,13 @@ class PrivateLabels(Dataset[Any]):
 
         Raises:
             ConfigurationError: it has another number of examples.
+            UnsupportedError: examples repeat.
         """
         if len(dataset) != self.size:  # type: ignore[arg-type]
             raise ConfigurationError(f"dataset must have {self.size} examples, got {len(dataset)}")  # type: ignore[arg-type]
         if dataset is self._dataset:
             return self
+        _refuse_repeats(dataset, self._place)
         other = copy.copy(self)
         other._dataset = dataset
         self._used = other._used = True
@@ -255,21 +259,28 @@ class PrivateLabels(Dataset[Any]):
         return labels.cpu().clone(), receipt
 
 
-def _refuse_repeats(dataset: Dataset[Any]) -> None:
+def _refuse_repeats(dataset: Dataset[Any], label: int | str) -> None:
     """Refuse data in which one example may be several: each would be a further answer about its label.
 
     Raises:
-        UnsupportedError: it is resampled, or a subset with repetitions.
+        UnsupportedError: it is resampled, or an example comes twice, in whatever data sets are inside it.
     """
-    indices = getattr(dataset, "indices", None)
-    repeated = isinstance(indices, Sequence | np.ndarray | Tensor) and len(np.unique(np.asarray(indices))) < len(
-        indices
-    )
-    if isinstance(dataset, ResampledDataset) or repeated:
+    again = repeated(dataset, label=label)
+    if again or _is_resampled(dataset):
         raise UnsupportedError(
             f"dataset is a {type(dataset).__name__} in which examples repeat, and each copy would be a further answer "
-            "about one label: put PrivateLabels around the examples, and resample after that, by PrivateLabels.labels"
+            f"about one label ({again} are there again): put PrivateLabels around the examples, and resample after "
+            "that, by PrivateLabels.labels"
         )
+
+
+def _is_resampled(dataset: Any) -> bool:
+    """Whether a sampler chose examples, perhaps by their labels, somewhere inside."""
+    dataset = unproxied(dataset)
+    if isinstance(dataset, ConcatDataset):
+        return any(_is_resampled(part) for part in dataset.datasets)
+    inner = getattr(dataset, "dataset", None)
+    return isinstance(dataset, ResampledDataset) or (inner is not None and _is_resampled(inner))
 
 
 def _connected() -> bool:

@@ -125,7 +125,7 @@ class PrivateLabelsDataModule(DataModuleProxy):
                 f"train_dataloader must give one DataLoader for PrivateLabelsDataModule, got {type(loader).__name__}: "
                 "put PrivateLabels around each data set"
             )
-        for sampler in (loader.sampler, loader.batch_sampler):
+        for sampler in (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)):
             if type(sampler) not in _BLIND:
                 raise UnsupportedError(
                     f"the train loader has a {type(sampler).__name__}, which may have been made from the true labels "

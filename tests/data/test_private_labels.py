@@ -14,7 +14,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from lightning_privacy.accounting import PrivacyLedger, RandomizedResponseRelease
 from lightning_privacy.data.in_memory import InMemoryDataset, collate
@@ -237,6 +237,59 @@ def test_bad_arguments_are_named_and_nothing_is_charged(options, message):
         private(ledger=ledger, **options)
     assert ledger.groups == ()
     assert ledger.caveats == ()
+
+
+def _twice(data):
+    """Ways to have an example of ``data`` twice, through whatever data sets."""
+
+    class Turned(Dataset):
+        """Changes the examples of another data set."""
+
+        def __init__(self, dataset):
+            self.dataset = dataset
+
+        def __len__(self):
+            return len(self.dataset)
+
+        def __getitem__(self, index):
+            image, label = self.dataset[index]
+            return -image, label
+
+    part = Subset(data, [3, 4, 5])
+    parts = TensorDataset(*(tensor[:10] for tensor in data.tensors)), TensorDataset(*(t[9:] for t in data.tensors))
+    return {
+        "inside": Subset(Subset(data, [0, 1, 1]), [1, 2]),
+        "outside": Subset(Subset(data, [0, 1, 2]), [1, 1]),
+        "from the end": Subset(data, [0, len(data) - 1, -1]),
+        "added": data + data,
+        "overlap": ConcatDataset([Subset(data, [0, 1]), Subset(part, [0]), Subset(data, [3])]),
+        "part of a sum": Subset(ConcatDataset([data, part]), [4, len(data) + 1]),
+        "turned": ConcatDataset([data, Turned(data)]),
+        "another object": ConcatDataset([data, TensorDataset(*data.tensors)]),
+        "slices": ConcatDataset(parts),
+        "labels of others": ConcatDataset([data, TensorDataset(data.tensors[0].clone(), data.tensors[1])]),
+    }
+
+
+@pytest.mark.parametrize("name", list(_twice(TensorDataset(INPUTS, TRUE))))
+def test_p34_an_example_that_is_twice_somewhere_inside_is_refused(name):
+    """It would have two answers about its label, and one charge."""
+    ledger = PrivacyLedger(delta=1e-6)
+    with pytest.raises(UnsupportedError, match="examples repeat"):
+        private(_twice(TensorDataset(INPUTS, TRUE))[name], ledger=ledger)
+    assert ledger.groups == ()
+
+
+def test_data_sets_around_others_are_taken_where_nothing_repeats():
+    data = TensorDataset(INPUTS, TRUE)
+    half = len(data) // 2
+    parts = Subset(data, range(half)), Subset(Subset(data, range(half, len(data))), list(range(len(data) - half)))
+    whole = ConcatDataset([ConcatDataset(parts), TensorDataset(INPUTS.clone(), TRUE.clone())])
+    dataset = private(whole)
+    assert len(dataset) == 2 * len(data)
+    assert torch.equal(dataset[half + 1][0], INPUTS[half + 1])
+    with pytest.raises(UnsupportedError, match="examples repeat"):
+        dataset.around(ConcatDataset([data, data]))
 
 
 def test_p34_data_in_which_examples_repeat_are_refused():

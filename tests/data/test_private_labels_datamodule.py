@@ -176,8 +176,12 @@ DATA = TensorDataset(torch.zeros(20, 2), torch.arange(20) % 10)
             DataLoader(DATA, batch_sampler=type("Chosen", (BatchSampler,), {})(SequentialSampler(DATA), 2, False)),
             "Chosen",
         ),
+        (
+            DataLoader(DATA, batch_sampler=BatchSampler(WeightedRandomSampler([1.0] * 20, 20), 2, False)),
+            "has a WeightedRandomSampler, which may",
+        ),
     ],
-    ids=["several", "weighted", "batches"],
+    ids=["several", "weighted", "batches", "weighted batches"],
 )
 def test_p16_loaders_that_may_tell_the_labels_are_refused(loader, message):
     ledger = PrivacyLedger(delta=1e-5)
@@ -209,6 +213,36 @@ def test_the_ledger_is_set_before_the_labels_are_drawn():
     assert ledger.count(RELEASE) == 1
     with pytest.raises(ConfigurationError, match="set ledger before the train loader is asked for"):
         datamodule.ledger = PrivacyLedger(delta=1e-5)
+
+
+def test_p26_another_ledger_than_the_one_that_was_charged_is_named(tmp_path):
+    """Training with a ledger of its own would report an epsilon without the labels."""
+    labels, training = PrivacyLedger(delta=1e-5), PrivacyLedger(delta=1e-5)
+    for charged in (labels, None):
+        privacy = DifferentialPrivacy(delta=1e-5, noise_multiplier=2.0, ledger=training)
+        with pytest.raises(UnsupportedError, match=r"learns from the records it prepares, and charges (no|another)"):
+            fit(digits(charged), tmp_path, callbacks=[privacy])
+        assert training.groups == ()
+
+
+def test_p26_the_data_module_behind_gets_the_ledger_too():
+    class Learning(DigitsDataModule):
+        ledger = None
+
+    datamodule = PrivateLabelsDataModule(Learning(batch_size=8), num_classes=CLASSES, epsilon=EPSILON)
+    ledger = PrivacyLedger(delta=1e-5)
+    datamodule.ledger = ledger
+    assert datamodule.datamodule.ledger is ledger
+    datamodule.train_dataloader()
+    with pytest.raises(ConfigurationError, match="the labels are drawn already"):
+        datamodule.ledger = PrivacyLedger(delta=1e-5)
+    assert datamodule.datamodule.ledger is datamodule.ledger is ledger
+
+
+def test_batches_keep_their_order_where_the_loader_was_given_a_batch_sampler():
+    batches = BatchSampler(SequentialSampler(DATA), 3, drop_last=True)
+    loader = around(DataLoader(DATA, batch_sampler=batches)).train_dataloader()
+    assert [len(batch[1]) for batch in loader] == [3] * 6
 
 
 def test_data_of_another_length_are_refused():
