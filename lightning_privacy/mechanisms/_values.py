@@ -19,7 +19,11 @@ from torch import Tensor
 from lightning_privacy._validate import finite
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["class_labels", "column_values", "float_values", "public_bounds", "score_rows"]
+__all__ = ["class_labels", "column_values", "float_values", "public_bounds", "refuse_rounding", "score_rows"]
+
+# Whole numbers up to here are floating-point numbers; beyond, rounding could move two that differ by 1 by hundreds, and
+# so pass any sensitivity.
+_LARGEST_WHOLE = 2**53
 
 # Widest bounds: steps between them can be multiplied by their number without overflow.
 _WIDEST = 1e300
@@ -32,9 +36,10 @@ def float_values(value: object) -> tuple[NDArray[np.float64], Callable[[NDArray[
         value: a number, or a floating-point tensor or array of any shape.
 
     Raises:
-        ConfigurationError: it is something else, or not all of it is finite.
+        ConfigurationError: it is something else, not all of it is finite, or a number would be rounded.
     """
     back: Callable[[NDArray[np.float64]], Any]
+    refuse_rounding("value", value)
     if isinstance(value, Tensor) and value.is_floating_point():
         tensor = value
         numbers = tensor.detach().to("cpu", torch.float64).reshape(-1).numpy().copy()
@@ -67,15 +72,18 @@ def float_values(value: object) -> tuple[NDArray[np.float64], Callable[[NDArray[
     return numbers, back
 
 
-def column_values(values: object) -> NDArray[np.float64]:
+def column_values(values: object, *, exact: bool = False) -> NDArray[np.float64]:
     """Return one number of each record as a one-dimensional array of float64.
 
     Args:
         values: tensor, array, series or sequence of numbers, shape (N,).
+        exact: refuse numbers that would be rounded: where a sensitivity is promised for them as they are.
 
     Raises:
         ConfigurationError: they have another shape or type, there are none, or not all are finite.
     """
+    if exact:
+        refuse_rounding("values", values)
     array = np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values)
     if array.ndim != 1:
         raise ConfigurationError(f"values must be one-dimensional, one for each record, got shape {array.shape}")
@@ -96,8 +104,10 @@ def score_rows(scores: object) -> tuple[NDArray[np.float64], bool]:
         scores: tensor, array or sequence of numbers, shape (candidates,) or (rows, candidates).
 
     Raises:
-        ConfigurationError: they have another shape or type, there are none, or not all are finite.
+        ConfigurationError: they have another shape or type, there are none, not all are finite, or one would be
+            rounded.
     """
+    refuse_rounding("scores", scores)
     if isinstance(scores, Tensor):
         scores = scores.detach().to("cpu", torch.float64).numpy()
     array = np.asarray(scores)
@@ -150,3 +160,35 @@ def class_labels(labels: object, num_classes: int) -> NDArray[np.int64]:
             "there can be, known without looking at the data"
         )
     return array
+
+
+def refuse_rounding(argument: str, values: object) -> None:
+    """Refuse numbers that float64 does not have.
+
+    Args:
+        argument: what they were passed as, for the message.
+        values: a number, array, tensor, or nested lists of numbers; what is none of these is left to others.
+
+    Raises:
+        ConfigurationError: a whole number is beyond 2**53, or a floating-point number has more than 64 bits.
+    """
+    if isinstance(values, list | tuple):  # in an array a number with a fraction would make all of them float64
+        for value in values:
+            refuse_rounding(argument, value)
+        return
+    if isinstance(values, bool) or (isinstance(values, Tensor) and values.is_floating_point()):
+        return
+    if isinstance(values, int):
+        largest = abs(values)
+    else:
+        array = np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values)
+        if array.dtype.kind == "f" and array.dtype.itemsize > np.dtype(np.float64).itemsize:
+            raise ConfigurationError(f"{argument} must have numbers of at most 64 bits, got {array.dtype}: round them")
+        if array.dtype.kind not in "iu" or not array.size:
+            return
+        largest = max(int(array.max()), -int(array.min()))
+    if largest > _LARGEST_WHOLE:
+        raise ConfigurationError(
+            f"{argument} must be whole numbers of at most 2**53 in size, up to which floating-point numbers are exact, "
+            "and some are larger: subtract a public constant, or take a larger unit, for sensitivity too"
+        )

@@ -34,7 +34,7 @@ from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
 from lightning_privacy.mechanisms._charge import charge
 from lightning_privacy.mechanisms._exact import ExactRandomness
 from lightning_privacy.mechanisms._grid import Grid
-from lightning_privacy.mechanisms._values import column_values
+from lightning_privacy.mechanisms._values import column_values, refuse_rounding
 from lightning_privacy.mechanisms.noise import NoiseSource
 
 __all__ = ["AboveThreshold", "above_threshold"]
@@ -107,9 +107,10 @@ class AboveThreshold:
             value: computed from the private data; it may depend on earlier answers.
 
         Raises:
-            ConfigurationError: it is not a finite number.
+            ConfigurationError: it is not a finite number, or one that would be rounded.
             PrivacyBudgetExceeded: all answers of True were given.
         """
+        refuse_rounding("value", value)
         number = finite(value=value)
         if not self._remaining:
             raise PrivacyBudgetExceeded(
@@ -162,7 +163,7 @@ def above_threshold(
         >>> above_threshold([-900.0, 900.0, 0.0], threshold=0.0, sensitivity=1.0, epsilon=1.0).tolist()
         [False, True]
     """
-    numbers = column_values(values)
+    numbers = column_values(values, exact=True)
     test = AboveThreshold(
         threshold=threshold,
         sensitivity=sensitivity,
