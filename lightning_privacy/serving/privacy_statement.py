@@ -1,11 +1,18 @@
 """What a released model guarantees to those it was trained on, in numbers and in words.
 
+A model is called private only where the ledger has noisy steps of a training. What was learned while the data were
+prepared, or labels that were randomised, protect what they are about, and not what a model learned from the records.
+
 Example:
-    >>> from lightning_privacy.accounting import GaussianRelease, PrivacyLedger
+    >>> from lightning_privacy.accounting import GaussianRelease, LaplaceRelease, PrivacyLedger
     >>> ledger = PrivacyLedger(delta=1e-5, unit="person")
     >>> ledger.charge(GaussianRelease(noise_multiplier=2.0), label="one step")
     >>> print(PrivacyStatement.of(ledger).text)
     Private for each person: epsilon 1.99 at delta 1e-05 (one record is replaced by a null record).
+    >>> ledger = PrivacyLedger(delta=1e-5)
+    >>> ledger.charge(LaplaceRelease(epsilon=0.5), label="a mean")
+    >>> print(PrivacyStatement.of(ledger).text)
+    Not private: trained without differential privacy. Caveat: Only what was learned ... costs epsilon 0.5 ...
 """
 
 from __future__ import annotations
@@ -15,12 +22,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.accounting import (
+    GaussianRelease,
+    LaplaceRelease,
+    PrivacyLedger,
+    PureRelease,
+    RandomizedResponseRelease,
+    Release,
+    SelectionRelease,
+)
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.serving._fields import Fields
 
 __all__ = ["PrivacyStatement"]
 
+# No training releases these: statistics, choices and labels do.
+_OF_DATA = (LaplaceRelease, PureRelease, RandomizedResponseRelease, SelectionRelease)
+
+_DATA_ONLY = "Only what was learned while the data were prepared is protected"
 _ADJACENCY = "zero-out: one record is replaced by a null record"
 
 
@@ -29,8 +48,8 @@ class PrivacyStatement:
     """Epsilon, delta and what they mean.
 
     Args:
-        private: Whether there is a finite epsilon.
-        epsilon: Of everything the ledger was charged, exact; None without.
+        private: Whether the training was private, with a finite epsilon.
+        epsilon: Of everything the ledger was charged, exact; None where the model is not private.
         delta: Of that epsilon; None where there is no ledger.
         unit: What is protected: "example", "person", "client".
         adjacency: Which data sets are neighbours.
@@ -52,6 +71,9 @@ class PrivacyStatement:
     def of(cls, ledger: PrivacyLedger | None, *, caveats: tuple[str, ...] = ()) -> PrivacyStatement:
         """What a ledger says.
 
+        A ledger of data releases alone (statistics, choices, randomised labels) is that of a training without privacy:
+        their cost is a caveat then.
+
         Args:
             ledger: Of the run that trained the model, or None without privacy.
             caveats: More of them than the ledger has.
@@ -69,7 +91,11 @@ class PrivacyStatement:
                 "its DifferentialPrivacy callback, or None for a model that was trained without privacy"
             )
         epsilon = ledger.epsilon(exact=True)
-        private = math.isfinite(epsilon)
+        data_only = all(_is_of_data(release, label) for release, _, label in ledger.history)
+        private = math.isfinite(epsilon) and not data_only
+        if data_only:
+            told = f"{_DATA_ONLY}, and costs epsilon {epsilon:.3g} at delta {ledger.delta:g}; the training is not."
+            caveats = (told, *caveats)
         replace_one = ledger.replace_one_epsilon() if private else None
         return cls(
             private=private,
@@ -124,8 +150,13 @@ class PrivacyStatement:
                 f"Private for each {self.unit}: epsilon {self.epsilon:.3g} at delta {self.delta:g} "
                 "(one record is replaced by a null record)."
             )
-        elif self.delta is not None:
+        elif self.delta is not None and not any(each.startswith(_DATA_ONLY) for each in self.caveats):
             said = "Not private: something was released without protection, so there is no finite epsilon."
         else:
             said = "Not private: trained without differential privacy."
         return " ".join([said, *(f"Caveat: {each}" for each in self.caveats)])
+
+
+def _is_of_data(release: Release, label: str | None) -> bool:
+    """Whether a release is of data and not a step of a training; ``gaussian`` charges its own without a label."""
+    return isinstance(release, _OF_DATA) or (type(release) is GaussianRelease and label is None)

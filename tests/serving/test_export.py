@@ -14,6 +14,13 @@ from torch import nn
 
 from lightning_privacy import PrivacyLedger
 from lightning_privacy._lightning import Trainer
+from lightning_privacy.accounting import (
+    GaussianRelease,
+    LaplaceRelease,
+    RandomizedResponseRelease,
+    SampledGaussian,
+    SelectionRelease,
+)
 from lightning_privacy.data import DigitsDataModule
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.fairness import GroupSample
@@ -22,6 +29,7 @@ from lightning_privacy.models import Classifier, PersonaNet
 from lightning_privacy.preparation.roles import Roles
 from lightning_privacy.security import Key, WrongKeyError
 from lightning_privacy.serving import DeclaredData, ExportError, export, load_exported
+from lightning_privacy.serving.privacy_statement import PrivacyStatement
 from lightning_privacy.serving.quantise import accuracy_of, int8_bytes
 
 
@@ -122,6 +130,35 @@ def test_without_a_ledger_it_is_called_not_private(public_export):
     privacy = load_exported(public_export).manifest.privacy
     assert (privacy.private, privacy.epsilon) == (False, None)
     assert "Not private" in privacy.text
+
+
+@pytest.mark.parametrize(
+    "releases",
+    [
+        [LaplaceRelease(0.5)],
+        [RandomizedResponseRelease(1.0, 10), SelectionRelease(0.1)],
+        [GaussianRelease(3.0)],
+    ],
+    ids=["statistic", "labels", "gaussian"],
+)
+def test_data_releases_alone_make_no_private_model(tmp_path, small_network, releases):
+    """The ledger of a data module is not that of a training, which was not private."""
+    ledger = PrivacyLedger(delta=1e-5)
+    for release in releases:
+        ledger.charge(release)
+    export(small_network, tmp_path / "model", example_input=torch.zeros(1, 4), ledger=ledger, formats=["torch"])
+    statement = load_exported(tmp_path / "model").manifest.privacy
+    assert not statement.private
+    assert statement.epsilon is None
+    assert len(statement.releases) == len(releases)
+    assert statement.text.startswith("Not private: trained without differential privacy. Caveat: Only what was learned")
+    assert f"costs epsilon {ledger.epsilon(exact=True):.3g}" in statement.caveats[0]
+    # With noisy steps beside them, all count.
+    ledger.charge(SampledGaussian(1.0, 0.1), 10, label="training")
+    both = PrivacyStatement.of(ledger)
+    assert both.private
+    assert both.epsilon == ledger.epsilon(exact=True)
+    assert both.caveats == ()
 
 
 def test_a_release_without_protection_makes_it_not_private(tmp_path, small_network):
