@@ -65,7 +65,8 @@ class RowOrder:
             return cls(None, reason=f"its data set {type(loader.dataset).__name__} has no length")
         if type(loader.batch_sampler) is not BatchSampler:
             return cls(None, reason="it has a batch sampler of its own, or its data set makes the batches")
-        sampler: Any = loader.sampler
+        # Not the loader's own, which is another one where the user gave the batch sampler.
+        sampler: Any = loader.batch_sampler.sampler
         if isinstance(sampler, DistributedSampler):
             # Also for a sampler of Lightning's around another one: its length is that one's.
             known = type(sampler) is DistributedSampler and not sampler.shuffle
