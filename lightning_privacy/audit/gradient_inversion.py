@@ -72,15 +72,17 @@ class Likeness:
     rank: int
 
 
-def infer_labels(bias_update: Tensor, num_examples: int) -> Tensor:
+def infer_labels(bias_update: Tensor, num_examples: int, *, scale: float = 1.0) -> Tensor:
     """Labels of a client's examples, from what its training did to the last layer's bias.
 
     Of cross-entropy's mean the gradient for class c is the mean confidence in c less the share of examples of class c.
-    Each label found takes its share off; with one example it is surely right.
+    The largest entry is the next label, and its share is taken off. With one example it is surely right; with several,
+    the confidences are taken for equal, as they are before training.
 
     Args:
         bias_update: The gradient with its sign turned, or a delta of one step or few, shape ``(C,)``.
         num_examples: How many labels to find.
+        scale: How much of the gradient the update has: the learning rate times the steps. With one example any will do.
 
     Returns:
         Shape ``(num_examples,)``, sorted.
@@ -89,9 +91,7 @@ def infer_labels(bias_update: Tensor, num_examples: int) -> Tensor:
         >>> infer_labels(torch.tensor([-0.2, 0.9, -0.7]), 1)
         tensor([1])
     """
-    positive_int(num_examples=num_examples)
-    # The shares of all classes add up to one: so do, up to the confidences they lose by, the positive parts.
-    share = float(bias_update.clamp(min=0).sum()) / num_examples
+    share = positive(scale=scale) / positive_int(num_examples=num_examples)
     left, labels = bias_update.clone(), []
     for _ in range(num_examples):
         label = int(left.argmax())
@@ -190,7 +190,7 @@ def invert_update(
                 "labels must be given: they can only be inferred where the last trained parameter is a bias, and here "
                 f"it is of shape {tuple(last.shape)}"
             )
-        labels = infer_labels(seen[-last.numel() :], num_examples)
+        labels = infer_labels(seen[-last.numel() :], num_examples, scale=learning_rate * local_steps)
     if labels.shape != (positive_int(num_examples=num_examples),):
         raise ConfigurationError(f"labels must be {num_examples} numbers, got shape {tuple(labels.shape)}")
     generator = torch.Generator().manual_seed(torch.seed() if seed is None else seed)
@@ -261,11 +261,14 @@ def _search(
 
 
 def _mismatch(update: Tensor, seen: Tensor) -> Tensor:
-    return 1 - torch.dot(update, seen) / (update.norm() * seen.norm()).clamp(min=_LEAST_NORM)
+    cosine: Tensor = torch.dot(update, seen) / (update.norm() * seen.norm()).clamp(min=_LEAST_NORM)
+    return 1 - cosine
 
 
 def _variation(inputs: Tensor) -> Tensor:
-    return inputs.diff(dim=-1).abs().mean() + inputs.diff(dim=-2).abs().mean()
+    across: Tensor = inputs.diff(dim=-1).abs().mean()
+    down: Tensor = inputs.diff(dim=-2).abs().mean()
+    return across + down
 
 
 def likeness(
@@ -303,4 +306,5 @@ def _correlations(found: Tensor, others: Tensor) -> Tensor:
     first = found.double().flatten() - found.double().mean()
     second = others.double().flatten(1)
     second = second - second.mean(dim=1, keepdim=True)
-    return second @ first / (first.norm() * second.norm(dim=1)).clamp(min=_LEAST_NORM)
+    found_alike: Tensor = second @ first / (first.norm() * second.norm(dim=1)).clamp(min=_LEAST_NORM)
+    return found_alike

@@ -16,17 +16,22 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from lightning_privacy._validate import one_of
-from lightning_privacy.audit.membership_scores import check_losses, check_references, confidence_logits
+from lightning_privacy.audit.membership_scores import check_losses, check_references, confidence_logits, loss_scores
 from lightning_privacy.errors import ConfigurationError
 
 __all__ = ["STATISTICS", "lira"]
 
 #: What of the losses is taken for normally distributed, by the name of the option.
-STATISTICS = {"logit": confidence_logits, "loss": lambda losses: -check_losses(losses)}
+STATISTICS: dict[str, Callable[[npt.ArrayLike], npt.NDArray[np.float64]]] = {
+    "logit": confidence_logits,
+    "loss": loss_scores,
+}
 
 # Below this many models an example's own variance is worse than one of all examples (ablation there).
 _ENOUGH_FOR_VARIANCE = 64

@@ -8,7 +8,7 @@ Example:
     >>> import numpy as np
     >>> reference = np.full((1, 3), 1.0)
     >>> rmia([0.1, 1.0, 1.2], reference, np.zeros((1, 3), bool)).round(2).tolist()
-    [0.67, 0.0, 0.0]
+    [1.0, 0.67, 0.33]
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def rmia(
     *,
     population_losses: npt.ArrayLike | None = None,
     reference_population_losses: npt.ArrayLike | None = None,
-    gamma: float = 2.0,
+    gamma: float = 1.0,
     offline_scale: float = 0.3,
 ) -> npt.NDArray[np.float64]:
     """Scores of the offline attack, for all targets and examples at once.
@@ -48,7 +48,8 @@ def rmia(
         population_losses: Of the models under attack on Z examples that no model was trained on, shape ``(Z,)`` or
             ``(T, Z)``. None takes the examples themselves, which for one target orders them in the same way.
         reference_population_losses: Of the reference models on these, shape ``(R, Z)``.
-        gamma: By how much a ratio must be exceeded, at least 1.
+        gamma: By how much a ratio must be exceeded, at least 1. The larger, the more examples share the score 0; where
+            confidences are near 1 throughout, ratios are too, and only 1 tells them apart.
         offline_scale: From 0 (a reference's likelihood is trusted by half) to 1 (as it is).
 
     Returns:

@@ -42,6 +42,7 @@ __all__ = ["AttackFigures", "Estimate", "Roc", "attack_figures", "attack_roc", "
 FPRS = (0.001, 0.01)
 # A product such as 0.07 * 100 may come out just below the whole number it is.
 _ROUNDING = 1e-9
+_EDGE = 1e-9
 
 
 class Estimate(NamedTuple):
@@ -220,8 +221,9 @@ def _auc_interval(auc: float, members: int, others: int, error: float) -> tuple[
         variance *= 1 + size * ((1 - area) / (2 - area) + area / (1 + area))
         return (auc - area) ** 2 - deviations**2 * variance
 
-    low = 0.0 if auc <= 0 else brentq(excess, 0.0, auc)
-    high = 1.0 if auc >= 1 else brentq(excess, auc, 1.0)
+    # At 0 and 1 the variance is 0, and the measured area itself is a root that is not meant.
+    low = 0.0 if auc <= 0 else brentq(excess, 0.0, min(auc, 1 - _EDGE))
+    high = 1.0 if auc >= 1 else brentq(excess, max(auc, _EDGE), 1.0)
     return float(low), float(high)
 
 

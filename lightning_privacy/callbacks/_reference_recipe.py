@@ -1,0 +1,107 @@
+"""How a run is trained, so that models to compare it with can be trained in the same way.
+
+Example:
+    >>> import lightning_privacy._lightning as L
+    >>> from lightning_privacy.callbacks import DifferentialPrivacy
+    >>> quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    >>> trainer = L.Trainer(callbacks=[DifferentialPrivacy(delta=1e-5, noise_multiplier=1.5)], max_epochs=3, **quiet)
+    >>> own = Recipe.of(trainer).trainer(trainer)
+    >>> [callback.noise_multiplier for callback in own.callbacks if isinstance(callback, DifferentialPrivacy)]
+    [1.5]
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from lightning_privacy._lightning import Trainer
+from lightning_privacy.callbacks._objective import privacy_of
+from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.errors import UnsupportedError
+from lightning_privacy.gradients.clipping import ClippingPolicy
+
+__all__ = ["Recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What has to be known of a run before it starts, since private training changes it on the way.
+
+    Attributes:
+        accumulate: Batches per optimizer step.
+        privacy: What makes the run private; None where nothing does.
+        clipping: How it clips, as it was before the first step.
+    """
+
+    accumulate: int
+    privacy: DifferentialPrivacy | None
+    clipping: ClippingPolicy | None
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Recipe:
+        """The recipe of a trainer that is about to fit."""
+        privacy = privacy_of(trainer)
+        clipping = None if privacy is None else copy.deepcopy(privacy._target.clipping)
+        return cls(trainer.accumulate_grad_batches, privacy, clipping)
+
+    def batch_size(self, loader: DataLoader[Any]) -> int:
+        """Examples of a batch as the user's own loader has it.
+
+        Args:
+            loader: That of the run, of which private training has replaced the sampler.
+
+        Raises:
+            UnsupportedError: The loader has no batch size.
+        """
+        settings = None if self.privacy is None else self.privacy._settings
+        if settings is not None:
+            return max(1, round(settings.expected_batch_size / self.accumulate))
+        if loader.batch_size is None:
+            raise UnsupportedError(
+                "the train loader has no batch_size that reference models could be trained with: give the DataLoader "
+                "batch_size in place of batch_sampler"
+            )
+        return loader.batch_size
+
+    def trainer(self, trainer: Trainer) -> Trainer:
+        """A trainer that trains as long as another did, with as much noise, and leaves nothing behind.
+
+        Args:
+            trainer: The run's, after its training or before.
+        """
+        steps = trainer.max_steps != -1 and trainer.global_step > 0
+        device = trainer.strategy.root_device
+        return Trainer(
+            accelerator=device.type,
+            devices=1 if device.index is None else [device.index],
+            max_epochs=-1 if steps else trainer.current_epoch or trainer.max_epochs,
+            max_steps=trainer.global_step if steps else -1,
+            limit_train_batches=trainer.limit_train_batches,
+            accumulate_grad_batches=self.accumulate,
+            gradient_clip_val=trainer.gradient_clip_val,
+            gradient_clip_algorithm=trainer.gradient_clip_algorithm,
+            precision=trainer.precision,
+            callbacks=None if self.privacy is None else [self._like(self.privacy)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+    def _like(self, privacy: DifferentialPrivacy) -> DifferentialPrivacy:
+        """Private training with the same noise, whose ledger nobody asks: what it trains is thrown away."""
+        target = privacy._target
+        return DifferentialPrivacy(
+            delta=target.delta,
+            epsilon=target.epsilon if privacy.noise_multiplier is None else None,
+            noise_multiplier=privacy.noise_multiplier,
+            clipping="flat" if self.clipping is None else copy.deepcopy(self.clipping),
+            views=target.views,
+            public=target.public,
+            balance=target.balance,
+            probe=False,
+        )

@@ -1,0 +1,242 @@
+"""Membership inference as a callback: after training, attack the model and say what came of it.
+
+Example:
+    >>> import functools, warnings, torch, lightning_privacy._lightning as L
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> from lightning_privacy.models import MLP, Classifier
+    >>> _ = torch.manual_seed(0)
+    >>> people = TensorDataset(torch.randn(120, 10), torch.randint(2, (120,)))  # nothing to learn but by heart
+    >>> train, holdout = torch.utils.data.random_split(people, [60, 60])
+    >>> adam = functools.partial(torch.optim.Adam, lr=0.01)
+    >>> module = Classifier(MLP(in_features=10, num_classes=2), num_classes=2, optimizer=adam)
+    >>> attack = MembershipInference(reference_models=4, holdout=holdout, seed=0)
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
+    ...     trainer = L.Trainer(
+    ...         max_epochs=30, callbacks=[attack], logger=False, accelerator="cpu",
+    ...         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    ...     )
+    ...     trainer.fit(module, DataLoader(train, batch_size=20, shuffle=True))
+    >>> attack.report.attacks["lira"].auc > 0.75
+    True
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sized
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
+from typing_extensions import override
+
+from lightning_privacy._lightning import Callback, LightningModule, Trainer, check_trainer, rank_zero_info
+from lightning_privacy._validate import one_of, positive_int
+from lightning_privacy.audit.audit_file import AuditResult
+from lightning_privacy.audit.halves import random_halves
+from lightning_privacy.audit.lira import STATISTICS
+from lightning_privacy.audit.membership import MembershipReport, measure_membership
+from lightning_privacy.callbacks._example_losses import LossOf, example_columns, example_losses
+from lightning_privacy.callbacks._objective import privacy_of
+from lightning_privacy.callbacks._reference_models import drawn_anew, losses_of_models
+from lightning_privacy.callbacks._reference_recipe import Recipe
+from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.errors import ConfigurationError, UnsupportedError
+from lightning_privacy.fairness.batch_groups import Groups
+
+__all__ = ["MembershipInference"]
+
+
+class MembershipInference(Callback):
+    """Measures how well an attacker can tell who was in the training data, when training has ended.
+
+    The attacks are the loss threshold, LiRA and RMIA. The last two compare with reference models: the same module,
+    trained from new initial weights on random halves of the training data and the held-out data together. Training each
+    takes about half as long as the run itself, or more where much is held out. With :class:`DifferentialPrivacy` on the
+    trainer they get one of the same noise multiplier and clipping. The module, the run and its ledger are left as they
+    are; nothing of the reference models is kept.
+
+    The held-out examples stand for those that were not in the training data: where they were not chosen at random but
+    are of another kind, the attack also tells the kinds apart. Choose the split at random for figures that mean
+    something, and don't tune anything on the held-out examples.
+
+    The figures are computed from private examples without noise, are not private themselves, and are not charged: they
+    are for whoever holds the data.
+
+    Args:
+        reference_models: How many; 16 are enough to see a leak, 0 is for the loss threshold alone.
+        holdout: Examples that are not trained on; None takes those of the data module's test loader, or of the
+            validation loader where there is none.
+        parts: Where in a batch to find the value of what is reported part by part, such as
+            ``{"class": 1, "gender": "gender"}``: a key, a place, or a function of the batch.
+        losses: Maps the module and a batch to the loss of each example; None has the module's training step say.
+        statistic: What LiRA looks at: ``"logit"`` of the confidence for cross-entropies, ``"loss"`` for other losses.
+        make_trainer: Makes the trainer of a reference model; None makes one with the limits of the run's own. Needed
+            where other callbacks or a strategy are part of how the module is trained.
+        folder: Where ``audit_membership.json`` is written; None for nowhere.
+        seed: Of the halves and the reference models' initial weights; None draws them anew.
+
+    Raises:
+        ConfigurationError: An argument is out of range; at the start of ``fit``, there are no held-out examples.
+        UnsupportedError: At the start of ``fit``: there are several processes.
+
+    Example:
+        >>> MembershipInference(reference_models=8, parts={"class": 1}).report is None
+        True
+    """
+
+    def __init__(
+        self,
+        *,
+        reference_models: int = 16,
+        holdout: Dataset[Any] | None = None,
+        parts: Mapping[str, Groups] | None = None,
+        losses: LossOf | None = None,
+        statistic: str = "logit",
+        make_trainer: Callable[[], Trainer] | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        one_of(tuple(STATISTICS), statistic=statistic)
+        if reference_models != 0 and positive_int(reference_models=reference_models) < 4:
+            raise ConfigurationError(
+                f"reference_models must be 0 or at least 4, so that there are two without each example, got "
+                f"{reference_models}"
+            )
+        self.report: MembershipReport | None = None
+        self.result: AuditResult | None = None
+        self._references = reference_models
+        self._holdout = holdout
+        self._parts = dict(parts or {})
+        self._losses = losses
+        self._statistic = statistic
+        self._make_trainer = make_trainer
+        self._folder = None if folder is None else Path(folder)
+        self._seed = seed
+        self._template: LightningModule | None = None
+        self._recipe: Recipe | None = None
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        check_trainer(trainer)
+        if stage != "fit":
+            return
+        if trainer.world_size > 1:
+            raise UnsupportedError(
+                f"MembershipInference trains reference models in one process, and this run has {trainer.world_size}: "
+                "train in one, or attack a saved model in a run of its own with one process"
+            )
+        # Before anything is hooked into it or trained.
+        self._template = copy.deepcopy(pl_module)
+        self._recipe = Recipe.of(trainer)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _train_loader(trainer)
+        self._held_out(trainer)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        template, recipe, self._template, self._recipe = self._template, self._recipe, None, None
+        if template is None or recipe is None or trainer.train_dataloader is None:
+            return
+        with torch.random.fork_rng(devices=[]):  # loaders and seeds draw from it, and what follows a fit may too
+            self._attack(trainer, pl_module, template, recipe)
+
+    def _attack(self, trainer: Trainer, pl_module: LightningModule, template: LightningModule, recipe: Recipe) -> None:
+        loader, holdout = _train_loader(trainer), self._held_out(trainer)
+        examples: Dataset[Any] = ConcatDataset([loader.dataset, holdout])
+        inside = np.arange(_length(examples)) < _length(loader.dataset)
+        device = pl_module.device
+
+        def made() -> LightningModule:
+            return drawn_anew(copy.deepcopy(template))
+
+        target = copy.deepcopy(template)
+        target.configure_model()
+        target.load_state_dict(pl_module.state_dict())
+        losses = example_losses(target.to(device), examples, losses=self._losses, collate_fn=loader.collate_fn)
+        reference_losses = halves = None
+        if self._references:
+            halves = random_halves(self._references, len(inside), seed=self._seed)
+            rank_zero_info(f"MembershipInference: training {self._references} reference models")
+            reference_losses = losses_of_models(
+                made,
+                examples,
+                halves,
+                make_trainer=self._make_trainer or partial(recipe.trainer, trainer),
+                batch_size=recipe.batch_size(loader),
+                collate_fn=loader.collate_fn,
+                losses=self._losses,
+                seed=self._seed,
+            )
+        self.report = measure_membership(
+            losses,
+            inside,
+            reference_losses,
+            halves,
+            parts=example_columns(examples, self._parts, collate_fn=loader.collate_fn),
+            statistic=self._statistic,
+        )
+        epsilon, delta = _promised(privacy_of(trainer))
+        self.result = self.report.result(epsilon=epsilon, delta=delta)
+        rank_zero_info(f"MembershipInference: {self.result.sentence}")
+        if self._folder is not None:
+            self.result.write(self._folder)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._template = self._recipe = None
+
+    def _held_out(self, trainer: Trainer) -> Dataset[Any]:
+        if self._holdout is not None:
+            return self._holdout
+        datamodule = getattr(trainer, "datamodule", None)
+        loaders: list[Any] = []
+        if datamodule is not None:
+            datamodule.setup("test")
+            loaders += _as_list(datamodule.test_dataloader()) + _as_list(datamodule.val_dataloader())
+        loaders += _as_list(trainer.val_dataloaders)
+        found = next((loader.dataset for loader in loaders if isinstance(loader, DataLoader)), None)
+        if found is None:
+            raise ConfigurationError(
+                "there are no held-out examples to compare the training examples with: pass holdout=, a data set that "
+                "is not trained on, or train with a data module that has a test loader"
+            )
+        dataset: Dataset[Any] = found
+        return dataset
+
+
+def _as_list(loaders: Any) -> list[Any]:
+    return loaders if isinstance(loaders, list) else [] if loaders is None else [loaders]
+
+
+def _length(dataset: Dataset[Any]) -> int:
+    return len(dataset)  # type: ignore[arg-type]
+
+
+def _train_loader(trainer: Trainer) -> DataLoader[Any]:
+    loader = trainer.train_dataloader
+    if not isinstance(loader, DataLoader):
+        raise UnsupportedError(
+            f"MembershipInference needs one DataLoader to know who is in the training, got {type(loader).__name__}"
+        )
+    if isinstance(loader.dataset, IterableDataset) or not isinstance(loader.dataset, Sized):
+        raise UnsupportedError(
+            "MembershipInference asks about the examples of a data set one by one, and "
+            f"{type(loader.dataset).__name__} has no length or places: use a map-style data set"
+        )
+    return loader
+
+
+def _promised(privacy: DifferentialPrivacy | None) -> tuple[float | None, float]:
+    """What the ledger says, where it is about examples."""
+    if privacy is None or privacy.ledger.unit != "example":
+        return None, 0.0
+    return privacy.ledger.epsilon(exact=True), privacy.ledger.delta
