@@ -37,6 +37,7 @@ from lightning_privacy.data.augmentation.batches import unproxied
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.sampling.balanced import BalancedSampler
 from lightning_privacy.sampling.balanced_batches import BalancedBatchSampler
+from lightning_privacy.sampling.loader_options import loader_options
 from lightning_privacy.sampling.resample import ResampledDataset
 from lightning_privacy.sampling.resumable_loader import ResumableDataLoader
 
@@ -249,22 +250,6 @@ def with_batch_sampler(loader: DataLoader[Any], batch_sampler: Sampler[list[int]
         loader: The user's loader, which is not touched.
         batch_sampler: Gives the indices of each batch.
     """
-    workers: dict[str, Any] = {}
-    if loader.num_workers > 0:
-        workers = {
-            "prefetch_factor": loader.prefetch_factor,
-            "persistent_workers": loader.persistent_workers,
-            "multiprocessing_context": loader.multiprocessing_context,
-            "worker_init_fn": loader.worker_init_fn,
-            "in_order": loader.in_order,
-        }
     return DataLoader(
-        loader.dataset,
-        batch_sampler=batch_sampler,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        generator=loader.generator,
-        **workers,
+        loader.dataset, batch_sampler=batch_sampler, collate_fn=loader.collate_fn, **loader_options(loader)
     )

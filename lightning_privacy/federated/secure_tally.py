@@ -25,11 +25,9 @@ from torch import Tensor
 
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.federated.secure_sum import SecureSum
-from lightning_privacy.federated.tally import CohortSum
+from lightning_privacy.federated.tally import HEAD, CohortSum, check_extras, head_of
 
 __all__ = ["SecureTally"]
-
-_HEAD = 4  # weight, clients, weighted loss, weight of the losses that exist
 
 
 class SecureTally:
@@ -60,7 +58,7 @@ class SecureTally:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._extras = dict(extras or {})
-        self._sizes = [_HEAD, num_counters, size, *self._extras.values()]
+        self._sizes = [HEAD, num_counters, size, *self._extras.values()]
         self._device = device
         self._dtype = dtype
         self._session = secure.open(clients) if clients else None
@@ -92,15 +90,14 @@ class SecureTally:
             client: Its number.
 
         Raises:
-            ConfigurationError: Names of extras that are not the expected ones; or an entry too large for the sum.
+            ConfigurationError: Names of extras that are not the expected ones; no client was drawn here; or an entry
+                too large for the sum.
         """
         del norm
-        if self._session is None or extras.keys() != self._extras.keys():
-            raise ConfigurationError(
-                f"client {client} sent the extra vectors {sorted(extras)}, and {sorted(self._extras)} were expected"
-            )
-        known = math.isfinite(loss)
-        figures = [weight, 1.0, weight * loss if known else 0.0, weight if known else 0.0, *increments]
+        check_extras(client, extras, self._extras)
+        if self._session is None:
+            raise ConfigurationError(f"client {client} sent a vector, and this process has no client in the round")
+        figures = [*head_of(weight, loss), *increments]
         parts = [torch.tensor(figures, dtype=torch.float64), delta.to("cpu", torch.float64) * weight]
         parts += [extras[name].to("cpu", torch.float64) for name in self._extras]
         self._session.submit(client, torch.cat(parts))
@@ -124,14 +121,10 @@ class SecureTally:
         vector = vector.to(self._device)
         all_reduce(vector)
         head, counters, weighted, *further = torch.split(vector, self._sizes)
-        weight, received, loss, of_losses = (float(x) for x in head.tolist())
-        count = round(received)
-        return CohortSum(
+        return CohortSum.of_parts(
+            head.tolist(),
+            counters.tolist(),
             total=weighted.to(self._dtype),
-            weight=weight,
-            received=count,
-            loss=loss / of_losses if of_losses > 0 else math.nan,
-            increments=[x / count if count else 0.0 for x in counters.tolist()],
             extras={name: part.to(self._dtype) for name, part in zip(self._extras, further, strict=True)},
             # The directions of single deltas are not summed, so how they lie to each other is not known.
             directions=torch.full_like(weighted, math.nan, dtype=self._dtype),

@@ -28,11 +28,13 @@ from torch import Tensor
 
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["CohortSum", "Tally"]
+__all__ = ["HEAD", "CohortSum", "Tally", "check_extras", "head_of"]
 
 _FRACTION_BITS = 40
 _LARGEST = float(2 ** (62 - _FRACTION_BITS))
-_HEAD = 4  # weight, clients, weighted loss, weight of the losses that exist
+
+HEAD = 4
+"""Figures before everything else: weight, clients, weighted loss, weight of the losses that exist."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,37 @@ class CohortSum:
     increments: list[float]
     extras: dict[str, Tensor]
     directions: Tensor
+
+    @classmethod
+    def of_parts(
+        cls,
+        head: Sequence[float],
+        counters: Sequence[float],
+        *,
+        total: Tensor,
+        directions: Tensor,
+        extras: Mapping[str, Tensor],
+    ) -> CohortSum:
+        """Make it of what was summed.
+
+        Args:
+            head: The ``HEAD`` figures.
+            counters: Sums of the counters' increments.
+            total: Sum of weight times delta.
+            directions: Sum of the deltas divided by their norms.
+            extras: Sums of the further vectors.
+        """
+        weight, received, loss, known = head
+        count = round(received)
+        return cls(
+            total=total,
+            weight=weight,
+            received=count,
+            loss=loss / known if known > 0 else math.nan,
+            increments=[x / count if count else 0.0 for x in counters],
+            extras=dict(extras),
+            directions=directions,
+        )
 
     def mean(self) -> Tensor:
         """The weighted mean of the deltas; zero where no client was received."""
@@ -94,13 +127,13 @@ class Tally:
         keep_rows: bool = False,
     ) -> None:
         self._extras = dict(extras or {})
-        self._sizes = [_HEAD, num_counters, size, size, *self._extras.values()]
+        self._sizes = [HEAD, num_counters, size, size, *self._extras.values()]
         self._exact = exact
         self._dtype = dtype
         self._vector = torch.zeros(sum(self._sizes), dtype=torch.int64 if exact else dtype, device=device)
         self._parts = torch.split(self._vector, self._sizes)
         # Summed as Python's numbers, and put into the vector before the processes add up.
-        self._figures: list[float] = [0] * (_HEAD + num_counters)
+        self._figures: list[float] = [0] * (HEAD + num_counters)
         self._keep_rows = keep_rows
         self.rows: dict[int, tuple[Tensor, float]] = {}
 
@@ -130,17 +163,12 @@ class Tally:
         Raises:
             ConfigurationError: Names of extras that are not the expected ones; or a value too large for an exact sum.
         """
-        if extras.keys() != self._extras.keys():
-            raise ConfigurationError(
-                f"client {client} sent the extra vectors {sorted(extras)}, and {sorted(self._extras)} were expected"
-            )
+        check_extras(client, extras, self._extras)
         _, _, total, directions, *further = self._parts
         norm = float(torch.linalg.vector_norm(delta)) if norm is None else norm
         if self._keep_rows:
             self.rows[client] = (delta.clone(), weight)
-        # A client that skipped all its batches has no loss, and no part in the mean of the losses.
-        known = weight if math.isfinite(loss) else 0.0
-        for position, figure in enumerate((weight, 1.0, known * loss if known else 0.0, known, *increments)):
+        for position, figure in enumerate((*head_of(weight, loss), *increments)):
             self._figures[position] += self._fixed(figure) if self._exact else figure
         self._accumulate(total, delta, weight)
         if norm > 0:
@@ -172,16 +200,35 @@ class Tally:
         all_reduce(self._vector)
         vector = torch.ldexp(self._vector.double(), torch.tensor(-_FRACTION_BITS)) if self._exact else self._vector
         head, counters, total, directions, *further = torch.split(vector, self._sizes)
-        weight, received, loss, known = (float(x) for x in head.tolist())
-        count = round(received)
-        return CohortSum(
+        return CohortSum.of_parts(
+            head.tolist(),
+            counters.tolist(),
             total=total.to(self._dtype),
-            weight=weight,
-            received=count,
-            loss=loss / known if known > 0 else float("nan"),
-            increments=[x / count if count else 0.0 for x in counters.tolist()],
-            extras={name: part.to(self._dtype) for name, part in zip(self._extras, further, strict=True)},
             directions=directions.to(self._dtype),
+            extras={name: part.to(self._dtype) for name, part in zip(self._extras, further, strict=True)},
+        )
+
+
+def head_of(weight: float, loss: float) -> tuple[float, float, float, float]:
+    """Return the figures of one client that stand before everything else.
+
+    Args:
+        weight: What it counts.
+        loss: Its loss. A client that skipped all its batches has none, and no part in the mean of the losses.
+    """
+    known = weight if math.isfinite(loss) else 0.0
+    return weight, 1.0, known * loss if known else 0.0, known
+
+
+def check_extras(client: int, extras: Mapping[str, Tensor], expected: Mapping[str, int]) -> None:
+    """Refuse a client that sends other vectors than the others.
+
+    Raises:
+        ConfigurationError: Naming what it sent and what was expected.
+    """
+    if extras.keys() != expected.keys():
+        raise ConfigurationError(
+            f"client {client} sent the extra vectors {sorted(extras)}, and {sorted(expected)} were expected"
         )
 
 

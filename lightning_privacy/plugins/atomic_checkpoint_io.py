@@ -29,7 +29,7 @@ from lightning_privacy._lightning import TorchCheckpointIO
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.security.atomic_file import AtomicFile
 
-__all__ = ["AtomicCheckpointIO", "is_remote", "not_written", "of_a_trainer"]
+__all__ = ["AtomicCheckpointIO", "is_remote", "not_written", "of_a_trainer", "refuse_storage_options"]
 
 # Lightning reads these two before anything else; a file without them was not written by a Trainer.
 _REQUIRED_KEYS = ("state_dict", "pytorch-lightning_version")
@@ -66,8 +66,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             CheckpointError: The file could not be written; the message names it and the cause.
             ConfigurationError: ``storage_options`` was given.
         """
-        if storage_options is not None:
-            raise ConfigurationError(f"storage_options must be None, got {storage_options!r}: set up the path instead")
+        refuse_storage_options(storage_options)
         if is_remote(path):
             super().save_checkpoint(checkpoint, path)
             return
@@ -109,6 +108,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 "checkpoint at all; resume from another one, or start anew without ckpt_path"
             ) from error
         return of_a_trainer(checkpoint, path)
+
+
+def refuse_storage_options(storage_options: object) -> None:
+    """Refuse what neither Lightning's own plugin nor these take.
+
+    Raises:
+        ConfigurationError: It is not None.
+    """
+    if storage_options is not None:
+        raise ConfigurationError(f"storage_options must be None, got {storage_options!r}: set up the path instead")
 
 
 def of_a_trainer(checkpoint: Any, path: str | Path) -> dict[str, Any]:

@@ -28,7 +28,12 @@ from typing_extensions import override
 
 from lightning_privacy._lightning import LIGHTNING_VERSION, CheckpointIO, TorchCheckpointIO
 from lightning_privacy.errors import CheckpointError, ConfigurationError
-from lightning_privacy.plugins.atomic_checkpoint_io import is_remote, not_written, of_a_trainer
+from lightning_privacy.plugins.atomic_checkpoint_io import (
+    is_remote,
+    not_written,
+    of_a_trainer,
+    refuse_storage_options,
+)
 from lightning_privacy.security import (
     Content,
     EncryptedReader,
@@ -85,8 +90,8 @@ class EncryptedCheckpointIO(CheckpointIO):
             KeyExpiredError: The key is past its date.
             ConfigurationError: ``storage_options`` was given without ``inner``.
         """
-        if storage_options is not None and self._inner is None:
-            raise ConfigurationError(f"storage_options must be None, got {storage_options!r}: set up the path instead")
+        if self._inner is None:
+            refuse_storage_options(storage_options)
         carrier = self._carrier(path)
         if carrier is None:
             self._write(checkpoint, path, path)

@@ -18,9 +18,10 @@ from collections.abc import Mapping
 import torch
 from torch import distributed as dist
 
+from lightning_privacy._validate import non_negative_int, positive_int
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["agree", "group_size", "share_key"]
+__all__ = ["agree", "group_size", "replica_of", "share_key"]
 
 _KEY_BYTES = 16
 
@@ -28,6 +29,29 @@ _KEY_BYTES = 16
 def group_size() -> int:
     """Number of processes of the default process group; 1 where there is none."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def replica_of(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
+    """Check what a sampler is told about the processes.
+
+    Args:
+        num_replicas: how many share each batch, >= 1.
+        rank: which of them this is, 0 <= rank < num_replicas.
+
+    Returns:
+        Both.
+
+    Raises:
+        ConfigurationError: one is missing, or out of range.
+    """
+    if num_replicas is None or rank is None:
+        raise ConfigurationError(
+            f"num_replicas and rank must be given together, got num_replicas={num_replicas!r}, rank={rank!r}"
+        )
+    replicas, index = positive_int(num_replicas=num_replicas), non_negative_int(rank=rank)
+    if index >= replicas:
+        raise ConfigurationError(f"rank must be below num_replicas={replicas}, got {rank!r}")
+    return replicas, index
 
 
 def agree(parameters: Mapping[str, object], *, rank: int) -> None:

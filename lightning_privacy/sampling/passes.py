@@ -33,7 +33,7 @@ from typing_extensions import override
 
 from lightning_privacy._validate import non_negative_int, positive_int
 from lightning_privacy.errors import CheckpointError, ConfigurationError
-from lightning_privacy.sampling._agreement import group_size
+from lightning_privacy.sampling._agreement import group_size, replica_of
 
 __all__ = ["EpochSampler"]
 
@@ -69,7 +69,7 @@ class EpochSampler(DistributedSampler[int]):
         self.num_examples = num_examples
         self.num_samples = positive_int(num_samples=num_samples)
         self.seed = non_negative_int(seed=seed)
-        self._replica = _replica(num_replicas, rank)
+        self._replica = None if num_replicas is None and rank is None else replica_of(num_replicas, rank)
         self.dataset = range(num_examples)  # type: ignore[assignment] # for who looks for what is divided
         self.shuffle, self.drop_last = True, True
         self.epoch = 0
@@ -206,16 +206,3 @@ class EpochSampler(DistributedSampler[int]):
         self.epoch, self._resume = epoch, (epoch, place)
         self._position, self._indices = self._local(place), iter(())
         self._advance = self._position == len(self)
-
-
-def _replica(num_replicas: int | None, rank: int | None) -> tuple[int, int] | None:
-    if num_replicas is None and rank is None:
-        return None
-    if num_replicas is None or rank is None:
-        raise ConfigurationError(
-            f"num_replicas and rank must be given together, got num_replicas={num_replicas!r}, rank={rank!r}"
-        )
-    replicas, index = positive_int(num_replicas=num_replicas), non_negative_int(rank=rank)
-    if index >= replicas:
-        raise ConfigurationError(f"rank must be below num_replicas={replicas}, got {rank!r}")
-    return replicas, index

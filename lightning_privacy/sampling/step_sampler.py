@@ -29,7 +29,7 @@ from torch.utils.data import Sampler
 
 from lightning_privacy._validate import non_negative_int, positive_int
 from lightning_privacy.errors import CheckpointError, ConfigurationError
-from lightning_privacy.sampling._agreement import agree, group_size, share_key
+from lightning_privacy.sampling._agreement import agree, group_size, replica_of, share_key
 
 __all__ = ["MEMBERS", "SIZES", "StepSampler"]
 
@@ -225,14 +225,7 @@ def _replica(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
                 "num_replicas=1, rank=0 for a sampler of this process alone"
             )
         return 1, 0
-    if num_replicas is None or rank is None:
-        raise ConfigurationError(
-            f"num_replicas and rank must be given together, got num_replicas={num_replicas!r}, rank={rank!r}"
-        )
-    replicas, index = positive_int(num_replicas=num_replicas), non_negative_int(rank=rank)
-    if index >= replicas:
-        raise ConfigurationError(f"rank must be below num_replicas={replicas}, got {rank!r}")
-    return replicas, index
+    return replica_of(num_replicas, rank)
 
 
 def _philox_key(seed: int | None) -> int:

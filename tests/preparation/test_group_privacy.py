@@ -9,18 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from lightning_privacy import PrivacyLedger
-from lightning_privacy.accounting import (
-    AdaptiveClippingRelease,
-    GaussianRelease,
-    LaplaceRelease,
-    NonPrivate,
-    PureRelease,
-    RandomizedResponseRelease,
-    SampledGaussian,
-    SelectionRelease,
-    TruncatedSampledGaussian,
-)
+from lightning_privacy import PrivacyLedger, accounting
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.preparation.group_privacy import group_guarantee, group_privacy
 
@@ -48,7 +37,7 @@ def _assert_tight(guarantee, delta_at, slack=0.02):
 @pytest.mark.parametrize("records", [2, 7])
 def test_gaussian_noise_hides_a_shift_of_all_records(records):
     """Balle and Wang, 2018, Theorem 8, for a sensitivity of ``records``."""
-    guarantee = group_privacy(_ledger((GaussianRelease(20.0), 3)), records=records)
+    guarantee = group_privacy(_ledger((accounting.GaussianRelease(20.0), 3)), records=records)
     mu = records * math.sqrt(3) / 20.0
 
     def delta_at(epsilon):
@@ -58,7 +47,7 @@ def test_gaussian_noise_hides_a_shift_of_all_records(records):
     _assert_tight(guarantee, delta_at)
 
 
-@pytest.mark.parametrize("kind", [LaplaceRelease, SelectionRelease, PureRelease])
+@pytest.mark.parametrize("kind", [accounting.LaplaceRelease, accounting.SelectionRelease, accounting.PureRelease])
 def test_a_pure_release_costs_records_times_as_much(kind):
     guarantee = group_privacy(_ledger((kind(0.1), 1), delta=1e-9), records=4)
     assert guarantee.exact
@@ -81,7 +70,7 @@ def test_several_laplace_counts_are_dominated_by_one():
 @pytest.mark.parametrize("records", [2, 3])
 def test_randomised_response_answers_for_each_record(records):
     """All answers of all records, by enumeration: null records answer uniformly."""
-    release = RandomizedResponseRelease(epsilon=0.8, num_classes=3)
+    release = accounting.RandomizedResponseRelease(epsilon=0.8, num_classes=3)
     keep = math.exp(0.8) / (math.exp(0.8) + 2)
     answer = np.array([keep, (1 - keep) / 2, (1 - keep) / 2])
     p = np.array([math.prod(answer[i] for i in outcome) for outcome in itertools.product(range(3), repeat=records)])
@@ -103,30 +92,34 @@ def _sampled_step(sigma, rate, records):
 @pytest.mark.parametrize(("sigma", "rate", "records"), [(1.0, 0.1, 2), (2.0, 0.3, 5)])
 def test_a_sampled_step_is_a_mixture_of_gaussians(sigma, rate, records):
     p, q = _sampled_step(sigma, rate, records)
-    guarantee = group_privacy(_ledger((SampledGaussian(sigma, rate), 1)), records=records)
+    guarantee = group_privacy(_ledger((accounting.SampledGaussian(sigma, rate), 1)), records=records)
     assert guarantee.exact
     _assert_tight(guarantee, lambda epsilon: _hockey_stick(p, q, epsilon))
 
 
 def test_one_record_is_the_ledger_itself():
-    ledger = _ledger((SampledGaussian(1.0, 0.05), 100), (LaplaceRelease(0.1), 1))
+    ledger = _ledger((accounting.SampledGaussian(1.0, 0.05), 100), (accounting.LaplaceRelease(0.1), 1))
     guarantee = group_privacy(ledger, records=1)
     assert guarantee.epsilon == ledger.epsilon(exact=True) == guarantee.record_epsilon
 
 
 def test_a_full_sample_is_no_sample():
-    sampled = group_privacy(_ledger((SampledGaussian(3.0, 1.0), 2)), records=3)
-    assert sampled.epsilon == group_privacy(_ledger((GaussianRelease(3.0), 2)), records=3).epsilon
+    sampled = group_privacy(_ledger((accounting.SampledGaussian(3.0, 1.0), 2)), records=3)
+    assert sampled.epsilon == group_privacy(_ledger((accounting.GaussianRelease(3.0), 2)), records=3).epsilon
 
 
 def test_adaptive_clipping_is_a_sampled_gaussian():
-    adaptive = AdaptiveClippingRelease(noise_multiplier=1.0, sample_rate=0.1, count_noise_std=5.0)
-    plain = SampledGaussian(1.0, 0.1)
+    adaptive = accounting.AdaptiveClippingRelease(noise_multiplier=1.0, sample_rate=0.1, count_noise_std=5.0)
+    plain = accounting.SampledGaussian(1.0, 0.1)
     assert group_privacy(_ledger((adaptive, 3)), records=2) == group_privacy(_ledger((plain, 3)), records=2)
 
 
 def test_epsilon_of_a_person_grows_with_records_and_releases_compose():
-    charges = [(SampledGaussian(2.0, 0.05), 200), (LaplaceRelease(0.1), 1), (RandomizedResponseRelease(0.2, 4), 1)]
+    charges = [
+        (accounting.SampledGaussian(2.0, 0.05), 200),
+        (accounting.LaplaceRelease(0.1), 1),
+        (accounting.RandomizedResponseRelease(0.2, 4), 1),
+    ]
     epsilons = [group_privacy(_ledger(*charges), records=records).epsilon for records in (1, 2, 3)]
     assert epsilons == sorted(epsilons)
     parts = [group_privacy(_ledger(charge), records=3).epsilon for charge in charges]
@@ -134,8 +127,8 @@ def test_epsilon_of_a_person_grows_with_records_and_releases_compose():
 
 
 def test_the_general_bound_is_used_where_a_release_is_not_known_exactly():
-    truncated = _ledger((TruncatedSampledGaussian(2.0, 0.05, num_examples=1000, max_batch_size=999), 50))
-    plain = _ledger((SampledGaussian(2.0, 0.05), 50))
+    truncated = _ledger((accounting.TruncatedSampledGaussian(2.0, 0.05, num_examples=1000, max_batch_size=999), 50))
+    plain = _ledger((accounting.SampledGaussian(2.0, 0.05), 50))
     bound, exact = group_privacy(truncated, records=2), group_privacy(plain, records=2)
     assert (bound.exact, exact.exact) == (False, True)
     # The cut never happens here, so that the exact figure of the other holds for both.
@@ -148,14 +141,14 @@ def test_the_general_bound_is_used_where_a_release_is_not_known_exactly():
 
 
 def test_a_bound_that_cannot_be_stated_is_infinite():
-    ledger = _ledger((TruncatedSampledGaussian(5.0, 0.1, num_examples=100, max_batch_size=50), 1))
+    ledger = _ledger((accounting.TruncatedSampledGaussian(5.0, 0.1, num_examples=100, max_batch_size=50), 1))
     guarantee = group_privacy(ledger, records=1000)
     assert guarantee.epsilon == math.inf
     assert "unbounded" in guarantee.sentence()
 
 
 def test_what_is_not_private_for_a_record_is_not_for_a_person():
-    assert group_privacy(_ledger((NonPrivate("raw counts"), 1)), records=2).epsilon == math.inf
+    assert group_privacy(_ledger((accounting.NonPrivate("raw counts"), 1)), records=2).epsilon == math.inf
     assert group_privacy(_ledger(), records=2).epsilon == 0.0
 
 
@@ -190,10 +183,10 @@ def test_a_guarantee_of_nothing_is_a_delta_of_one():
 
 
 def test_the_sentence_says_both_figures():
-    guarantee = group_privacy(_ledger((LaplaceRelease(0.25), 1)), records=3)
+    guarantee = group_privacy(_ledger((accounting.LaplaceRelease(0.25), 1)), records=3)
     assert "3 records" in guarantee.sentence()
     assert "0.25 for a record and 0.75 for a person" in guarantee.sentence()
-    assert "per person" in group_privacy(_ledger((LaplaceRelease(0.25), 1)), records=1).sentence()
+    assert "per person" in group_privacy(_ledger((accounting.LaplaceRelease(0.25), 1)), records=1).sentence()
 
 
 @pytest.mark.parametrize(
@@ -206,7 +199,7 @@ def test_the_sentence_says_both_figures():
 )
 def test_wrong_numbers_are_named(arguments, named):
     with pytest.raises(ConfigurationError, match=named):
-        group_privacy(_ledger((LaplaceRelease(0.1), 1)), **arguments)
+        group_privacy(_ledger((accounting.LaplaceRelease(0.1), 1)), **arguments)
 
 
 def test_something_else_than_a_ledger_is_named():

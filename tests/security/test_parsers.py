@@ -21,28 +21,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lightning_privacy import security
 from lightning_privacy.errors import LightningPrivacyError
 from lightning_privacy.plugins import EncryptedCheckpointIO
-from lightning_privacy.security import (
-    Content,
-    EncryptedReader,
-    EncryptedRecords,
-    EncryptedWriter,
-    Key,
-    KeyRing,
-    decrypt_stream,
-    read_arrays,
-    read_parquet,
-    read_table,
-    rotate,
-    write_arrays,
-    write_parquet,
-    write_records,
-    write_table,
-)
 from lightning_privacy.security.key_text import parse_key
 
-KEY = Key(bytes(range(32)), key_id="k1")
+KEY = security.Key(bytes(range(32)), key_id="k1")
 FRAME = pl.DataFrame({"name": ["Ada", "Alan", None] * 20, "age": list(range(60))})
 CHECKPOINT = {"state_dict": {"w": torch.arange(6.0)}, "pytorch-lightning_version": "2.6.0", "epoch": 3}
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
@@ -52,37 +36,37 @@ CASES = 60
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("fuzzed")
-    with EncryptedWriter(folder / "stream", KEY, segment_bits=10) as file:
+    with security.EncryptedWriter(folder / "stream", KEY, segment_bits=10) as file:
         file.write(bytes(3000))
-    write_table(FRAME, folder / "table", KEY)
-    write_arrays(folder / "arrays", {"a": np.arange(5), "b": np.eye(2)}, KEY)
-    write_records(folder / "records", [b"one", b"", b"three"], KEY)
-    write_parquet(FRAME, folder / "parquet", KEY)
+    security.write_table(FRAME, folder / "table", KEY)
+    security.write_arrays(folder / "arrays", {"a": np.arange(5), "b": np.eye(2)}, KEY)
+    security.write_records(folder / "records", [b"one", b"", b"three"], KEY)
+    security.write_parquet(FRAME, folder / "parquet", KEY)
     EncryptedCheckpointIO(KEY).save_checkpoint(CHECKPOINT, folder / "checkpoint")
     return folder
 
 
 def _read_stream(path: Path) -> Any:
-    with EncryptedReader(path, KEY) as file:
+    with security.EncryptedReader(path, KEY) as file:
         return file.read()
 
 
 def _read_records(path: Path) -> Any:
-    with EncryptedRecords(path, KEY) as records:
+    with security.EncryptedRecords(path, KEY) as records:
         return [records[number] for number in range(len(records))]
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "stream": _read_stream,
-    "table": lambda path: read_table(path, KEY),
-    "arrays": lambda path: read_arrays(path, KEY),
+    "table": lambda path: security.read_table(path, KEY),
+    "arrays": lambda path: security.read_arrays(path, KEY),
     "records": _read_records,
-    "parquet": lambda path: read_parquet(path, KEY),
+    "parquet": lambda path: security.read_parquet(path, KEY),
     "checkpoint": lambda path: EncryptedCheckpointIO(KEY).load_checkpoint(path),
 }
 OTHERS: dict[str, Callable[[Path], Any]] = {
-    "pipe": lambda path: list(decrypt_stream(io.BytesIO(path.read_bytes()), KEY)),
-    "rotation": lambda path: rotate(path, KeyRing(Key(bytes(32), key_id="k2"), KEY)),
+    "pipe": lambda path: list(security.decrypt_stream(io.BytesIO(path.read_bytes()), KEY)),
+    "rotation": lambda path: security.rotate(path, security.KeyRing(security.Key(bytes(32), key_id="k2"), KEY)),
 }
 
 
@@ -162,8 +146,8 @@ def test_a_damaged_file_gives_a_named_error(folder, tmp_path, kind):
     _fuzz(_damage(whole), holds)
 
 
-def _sealed(path: Path, payload: bytes, content: Content) -> None:
-    with EncryptedWriter(path, KEY, content=content) as file:
+def _sealed(path: Path, payload: bytes, content: security.Content) -> None:
+    with security.EncryptedWriter(path, KEY, content=content) as file:
         file.write(payload)
 
 
@@ -188,10 +172,13 @@ ENTRY = st.tuples(
     st.lists(st.integers(0, 2**70) | st.integers(0, 3), max_size=70) | JSON,
     st.integers(-5, 100) | st.integers(0, 2**70) | JSON,
 )
-PAYLOADS: dict[str, tuple[Content, st.SearchStrategy[bytes]]] = {
-    "arrays": (Content.ARRAYS, st.binary(max_size=80) | st.lists(ENTRY, max_size=3).map(_index) | JSON.map(_index)),
+PAYLOADS: dict[str, tuple[security.Content, st.SearchStrategy[bytes]]] = {
+    "arrays": (
+        security.Content.ARRAYS,
+        st.binary(max_size=80) | st.lists(ENTRY, max_size=3).map(_index) | JSON.map(_index),
+    ),
     "records": (
-        Content.RECORDS,
+        security.Content.RECORDS,
         st.binary(max_size=80)
         | st.lists(st.integers(0, 20) | st.integers(0, 2**64 - 1), max_size=6).map(
             lambda words: bytes(8) + np.array(words, dtype="<u8").tobytes()
@@ -215,8 +202,8 @@ def test_an_authentic_file_of_other_content_gives_a_named_error(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["table", "checkpoint"])
 def test_an_authentic_file_that_another_library_can_not_read_gives_a_named_error(folder, tmp_path, kind):
-    content = Content.TABLE if kind == "table" else Content.CHECKPOINT
-    with EncryptedReader(folder / kind, KEY, content=content) as file:
+    content = security.Content.TABLE if kind == "table" else security.Content.CHECKPOINT
+    with security.EncryptedReader(folder / kind, KEY, content=content) as file:
         whole = file.read()
     path = tmp_path / "sealed"
 
@@ -248,9 +235,9 @@ def test_what_is_no_key_gives_a_named_error():
     )
 
     def holds(text: bytes) -> None:
-        def parsed() -> Key:
+        def parsed() -> security.Key:
             secret, key_id, expires = parse_key(text)
-            return Key(secret, key_id=key_id, expires=expires)
+            return security.Key(secret, key_id=key_id, expires=expires)
 
         _named_error_or(parsed, lambda key: len(key.secret) == 32)
 

@@ -33,6 +33,7 @@ from torch.utils.data import (
 from typing_extensions import override
 
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
+from lightning_privacy.sampling.loader_options import loader_options
 
 __all__ = [
     "DatasetProxy",
@@ -204,32 +205,21 @@ def with_dataset(
         vars(other)["_iterator"] = None  # persistent workers of the user's loader have its data set
         return other
     batches: dict[str, Any] = {"batch_sampler": loader.batch_sampler}
-    if type(loader.batch_sampler) is BatchSampler:
+    if loader.batch_size is not None:  # the loader made its batch sampler itself, and would make it anew
         batches = {"batch_size": loader.batch_size, "sampler": loader.sampler, "drop_last": loader.drop_last}
-    workers: dict[str, Any] = {}
-    if loader.num_workers > 0:
-        workers = {
-            "prefetch_factor": loader.prefetch_factor,
-            "persistent_workers": loader.persistent_workers,
-            "multiprocessing_context": loader.multiprocessing_context,
-            "worker_init_fn": loader.worker_init_fn,
-            "in_order": loader.in_order,
-        }
     return DataLoader(
         dataset,
-        num_workers=loader.num_workers,
         collate_fn=loader.collate_fn if collate is None else collate,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        generator=loader.generator,
         **batches,
-        **workers,
+        **loader_options(loader),
     )
 
 
 def may_repeat(loader: DataLoader[Any]) -> bool:
     """Whether an example may come more than once in an epoch of the loader."""
-    sampler: Any = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler
+    batches: Any = loader.batch_sampler
+    # Not the loader's own sampler, which nobody asks where batches are given.
+    sampler: Any = batches.sampler if type(batches) is BatchSampler else batches
     replacement = getattr(sampler, "replacement", None)
     if isinstance(replacement, bool) and replacement:
         return True
