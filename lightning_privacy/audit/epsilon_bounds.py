@@ -19,6 +19,7 @@ Example:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,7 @@ __all__ = ["EpsilonBounds", "Guessing", "bounds_of_scores", "numbers_of_guesses"
 # 2 to 10 and a thousand to a million canaries; where the model gives canaries away, it is all of them.
 _TIMES_THE_ROOT = (1, 3, 10)
 _MOST_GUESSES = 20_000
+_FURTHER_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def bounds_of_scores(
     claimed: float | None = None,
     claimed_curve: TradeOffCurve | None = None,
     curve_share: float = 0.5,
+    further: Sequence[ArrayLike] = (),
 ) -> EpsilonBounds:
     """Work out all bounds.
 
@@ -141,6 +144,7 @@ def bounds_of_scores(
         claimed: Epsilon that was promised at this delta; None for nothing.
         claimed_curve: The trade-off curve behind it.
         curve_share: Part of the error probability that goes to the bound with the trade-off curve, in (0, 1).
+        further: Other scores of the same canaries, which share a tenth of the error probability.
 
     Raises:
         ConfigurationError: A number is out of its range, or there are not as many scores as coins.
@@ -148,11 +152,12 @@ def bounds_of_scores(
     delta, confidence = within_open_unit(delta=delta), within_open_unit(confidence=confidence)
     true = np.asarray(coins, dtype=np.bool_)
     numbers = numbers_of_guesses(len(true))
-    of_curve = (1.0 - confidence) * within_open_unit(curve_share=curve_share) / len(numbers)
-    of_any = (1.0 - confidence) / len(numbers) - of_curve
+    curve_share = within_open_unit(curve_share=curve_share)
     guessings, refuted = [], False
-    for made in numbers:
-        correct = count_correct(guess_coins(scores, highest=made // 2, lowest=made - made // 2), true)
+    for made, values, share in _tests(numbers, scores, further):
+        of_curve = (1.0 - confidence) * share * curve_share
+        of_any = (1.0 - confidence) * share * (1.0 - curve_share)
+        correct = count_correct(guess_coins(values, highest=made // 2, lowest=made - made // 2), true)
         one_run = epsilon_lower_bound(correct, made, num_canaries=len(true), delta=delta, confidence=1 - of_any)
         mu = gaussian_lower_bound(correct, made, num_canaries=len(true), confidence=1 - of_curve)
         guessings.append(Guessing(made, correct, one_run, mu))
@@ -175,3 +180,14 @@ def bounds_of_scores(
         fit=gaussian_fit(scores, true, confidence=confidence),
         claimed=claimed,
     )
+
+
+def _tests(
+    numbers: Sequence[int], scores: ArrayLike, further: Sequence[ArrayLike]
+) -> Iterator[tuple[int, ArrayLike, float]]:
+    """Number of guesses, scores to make them by, and the part of the error probability, of everything that is tried."""
+    others = _FURTHER_SHARE if further else 0.0
+    for made in numbers:
+        yield made, scores, (1.0 - others) / len(numbers)
+        for values in further:
+            yield made, values, others / len(further) / len(numbers)

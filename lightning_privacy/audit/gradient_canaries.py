@@ -5,6 +5,9 @@ adds up the entry over the steps ("Dirac canaries": Nasr et al., "Tight Auditing
 Learning", 2023, section 4; Steinke, Nasr and Jagielski, 2023, section 6). They are drawn, clipped and charged like
 examples.
 
+The sum is the best to look at where every step has noise of its own. Where noise comes back, it does not average out,
+and the entry of a canary stands out by how much it changes from step to step.
+
 Example:
     >>> canaries = GradientCanaries([True, False, True], first_slot=10, seed=0)
     >>> canaries.place(100)
@@ -12,18 +15,19 @@ Example:
     (1, (3,))
     >>> canaries.observe([0.5, 0.0, 0.25])
     >>> canaries.observe([0.5, 0.0, 0.25])
-    >>> canaries.sums.tolist()
-    [1.0, 0.0, 0.5]
+    >>> canaries.sums.tolist(), canaries.variances.tolist()
+    ([1.0, 0.0, 0.5], [0.0, 0.0, 0.0])
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.errors import CheckpointError, ConfigurationError
 
 __all__ = ["GradientCanaries"]
 
@@ -42,6 +46,8 @@ class GradientCanaries:
         self.first_slot = first_slot
         #: What was seen at each entry, added up over the steps, shape ``(m,)``.
         self.sums: NDArray[np.float64] = np.zeros(len(self.coins))
+        self._squares: NDArray[np.float64] = np.zeros(len(self.coins))
+        self._steps = 0
         #: The entry of each canary, shape ``(m,)``; empty before :meth:`place`.
         self.positions: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._seed = seed
@@ -85,10 +91,42 @@ class GradientCanaries:
         numbers = numbers[(numbers >= 0) & (numbers < self.count)]
         return self.positions[numbers[self.coins[numbers]]]
 
+    @property
+    def variances(self) -> NDArray[np.float64]:
+        """How much each entry changed from step to step, shape ``(m,)``."""
+        steps = max(1, self._steps)
+        spread: NDArray[np.float64] = np.maximum(self._squares / steps - (self.sums / steps) ** 2, 0.0)
+        return spread
+
     def observe(self, values: ArrayLike) -> None:
         """Take in what a private gradient holds at the entries.
 
         Args:
             values: Shape ``(m,)``.
         """
-        self.sums += np.asarray(values, dtype=np.float64)
+        seen = np.asarray(values, dtype=np.float64)
+        self.sums += seen
+        self._squares += seen**2
+        self._steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen so far, in plain Python types."""
+        return {"sums": self.sums.tolist(), "squares": self._squares.tolist(), "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave.
+
+        Args:
+            state: What it gave.
+
+        Raises:
+            CheckpointError: It is damaged, or of another number of canaries.
+        """
+        try:
+            sums, squares = (np.array(state[name], dtype=np.float64) for name in ("sums", "squares"))
+            steps = int(state["steps"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"what the checkpoint's audit has seen can't be read: {error!r}") from error
+        if sums.shape != self.sums.shape or squares.shape != self.sums.shape:
+            raise CheckpointError(f"the checkpoint's audit has seen {sums.shape} entries of {self.count} canaries")
+        self.sums, self._squares, self._steps = sums, squares, steps

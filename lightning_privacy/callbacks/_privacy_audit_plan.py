@@ -103,19 +103,19 @@ def plant_examples(plan: CanaryPlan, maker: CanaryMaker, dataset: Any) -> tuple[
     return CanarySlots(dataset, planted, absent=absent), canaries
 
 
-def gradients_of(plan: CanaryPlan, num_examples: int, sums: Sequence[float] | None = None) -> GradientCanaries:
+def gradients_of(plan: CanaryPlan, num_examples: int, seen: Mapping[str, Any] | None = None) -> GradientCanaries:
     """Canaries that are gradients, in slots after those of the examples.
 
     Args:
         plan: Which.
         num_examples: Size of the training set.
-        sums: What was seen of them before a checkpoint that is resumed.
+        seen: What was seen of them before a checkpoint that is resumed.
 
     Warns:
         UserWarning: More canaries than examples.
 
     Raises:
-        CheckpointError: Not as many sums as canaries.
+        CheckpointError: That is damaged, or of other canaries.
     """
     if plan.count > num_examples:
         rank_zero_warn(
@@ -123,10 +123,8 @@ def gradients_of(plan: CanaryPlan, num_examples: int, sums: Sequence[float] | No
             "more seldom: the audit says much about the mechanism, and the model will be of little use"
         )
     canaries = GradientCanaries(plan.coins, first_slot=num_examples, seed=plan.seed)
-    if sums is not None:
-        if len(sums) != plan.count:
-            raise CheckpointError(f"the checkpoint's audit has {len(sums)} sums for {plan.count} canaries")
-        canaries.observe(sums)
+    if seen is not None:
+        canaries.load_state_dict(seen)
     return canaries
 
 

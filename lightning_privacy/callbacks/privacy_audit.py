@@ -136,7 +136,7 @@ class PrivacyAudit(Callback):
         self._plan: CanaryPlan | None = None
         self._before: NDArray[np.float64] | None = None
         self._gradients: GradientCanaries | None = None
-        self._restored_sums: list[float] | None = None
+        self._seen: dict[str, Any] | None = None
         self._loader: DataLoader[Any] | None = None
         self._holdings: list[list[Any]] = []
         self._planted: Planted | None = None
@@ -155,7 +155,7 @@ class PrivacyAudit(Callback):
         if stage != "fit":
             return
         check_audit(trainer, self, gradients=self._maker is None)
-        self._loader, self._gradients, self._restored_sums = None, None, None
+        self._loader, self._gradients, self._seen = None, None, None
         self._holdings, self._planted = [], None
         self.bounds = self.result = self.scores = None
         self._fitting = True
@@ -175,7 +175,7 @@ class PrivacyAudit(Callback):
         if is_federated(trainer):
             planted: Any = ClientCanaries(dataset, lambda parts: self._choose(plan, dataset, parts))
         elif maker is None:
-            self._gradients = self._gradients or gradients_of(plan, len(dataset), self._restored_sums)
+            self._gradients = self._gradients or gradients_of(plan, len(dataset), self._seen)
             planted = CanarySlots(dataset, {}, gradients=self._gradients)
         else:
             planted, canaries = plant_examples(plan, maker, dataset)
@@ -214,7 +214,7 @@ class PrivacyAudit(Callback):
             "canaries": self._kind,
             "plan": self._plan.to_dict(),
             "before": None if self._before is None else self._before.tolist(),
-            "sums": None if self._gradients is None else self._gradients.sums.tolist(),
+            "seen": None if self._gradients is None else self._gradients.state_dict(),
         }
 
     @override
@@ -234,7 +234,7 @@ class PrivacyAudit(Callback):
             )
         before = state_dict.get("before")
         self._plan, self._before = plan, None if before is None else np.array(before, dtype=np.float64)
-        self._restored_sums = state_dict.get("sums")
+        self._seen = state_dict.get("seen")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -252,8 +252,10 @@ class PrivacyAudit(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._plan is None or self._planted is None or self._loader is None:
             return
+        further = []
         if self._gradients is not None:
             self.scores = self._gradients.sums.copy()
+            further = [self._gradients.variances]
         elif self._before is not None:
             self.scores = self._before - losses_of(trainer, pl_module, self._loader, self._holdings)
         if self.scores is None:
@@ -266,6 +268,7 @@ class PrivacyAudit(Callback):
             confidence=self._confidence,
             claimed=promise.epsilon,
             claimed_curve=promise.curve,
+            further=further,
             curve_share=_CURVE_SHARE if self._maker is None else 0.5,
         )
         self.result = canary_result(self.bounds, self.scores, self._plan.coins, self._planted)

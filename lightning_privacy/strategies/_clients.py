@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
+from lightning_privacy.audit.slots import ClientCanaries
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.federated.batches import batch_source
 from lightning_privacy.federated.keyed import generator
@@ -30,6 +31,8 @@ class Clients(ABC):
     count: int
     #: The user's loader, of this process.
     loader: Any
+    #: Those who never take part when they are drawn, as if they held nothing: canaries of an audit that are out.
+    absent: frozenset[int] = frozenset()
 
     @abstractmethod
     def num_examples(self, client: int) -> int:
@@ -87,12 +90,15 @@ class SharedOutClients(Clients):
         self.loader = loader
         self._source = batch_source(loader)
         _check_sampler(loader)
-        dataset = loader.dataset
+        canaries = loader.dataset if isinstance(loader.dataset, ClientCanaries) else None
+        dataset = loader.dataset if canaries is None else canaries.dataset
         bound = partition.bind(dataset)
         labels = labels_of(dataset) if bound.needs_labels else None
         self._parts: list[NDArray[np.int64]] = bound.split(labels, len(dataset), seed)
         self._description = {"partition": bound.describe(), "fingerprint": fingerprint(self._parts)}
         self.count = len(self._parts)
+        if canaries is not None:
+            self.absent = canaries.share_out(self._parts)
 
     def num_examples(self, client: int) -> int:
         return len(self._parts[client])
@@ -188,7 +194,8 @@ class SiloClients(Clients):
 
 def _check_sampler(loader: DataLoader[Any]) -> None:
     """Refuse a choice of examples that would get lost, as every client goes over its own examples."""
-    sampler = loader.sampler
+    batches: Any = loader.batch_sampler
+    sampler = batches.sampler if type(batches) is BatchSampler else loader.sampler
     plain = type(sampler) in (SequentialSampler, DistributedSampler) or (
         type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(sampler.data_source)
     )

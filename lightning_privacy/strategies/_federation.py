@@ -72,7 +72,8 @@ class Federation:
         plan = self._plan
         if plan.privacy is not None:
             plan.privacy.charge(round_number)
-        cohort = plan.cohorts.draw(self._cohort_seed, round_number, self.clients.count)
+        drawn = plan.cohorts.draw(self._cohort_seed, round_number, self.clients.count)
+        cohort = [client for client in drawn if client not in self.clients.absent]
         trained_by = self.clients.assign(self._charged(cohort, round_number), self._processes.count)
         tally = self._new_tally() if plan.secure_sum is None else self._new_secure_tally(plan.secure_sum, trained_by)
         trained = self._trainer.train(trained_by[self._processes.rank], round_number, tally)
