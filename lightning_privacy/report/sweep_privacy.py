@@ -114,7 +114,7 @@ def sweep_privacy(
 
 def _about(entries: Sequence[SweepEntry], ledgers: Sequence[PrivacyLedger], *, adaptive: bool) -> list[str]:
     sentences = []
-    lost = [entry for entry in entries if entry.status != "finished" and entry.ledgers]
+    lost = [entry for entry in entries if entry.status != "finished" and any(ledger.groups for ledger in entry.ledgers)]
     if lost:
         sentences.append(
             f"{len(lost)} attempts that did not finish are counted with what they had released until then."

@@ -21,7 +21,7 @@ from hydra.core.utils import configure_log, setup_globals
 from omegaconf import DictConfig, open_dict, read_write
 
 from lightning_privacy.sweeps.result import RunResult
-from lightning_privacy.sweeps.run_process import COMMAND, Parcel
+from lightning_privacy.sweeps.run_process import COMMAND, Parcel, task_overrides
 from lightning_privacy.sweeps.spending import Spending, set_present_spending
 
 __all__ = ["serve_run"]
@@ -85,7 +85,7 @@ def _become(parcel: Parcel) -> DictConfig:
     hydra = HydraConfig.get()
     configure_log(hydra.job_logging, hydra.verbose)
     # Lightning starts further processes of a run with the arguments of the first.
-    sys.argv = [sys.argv[0], *hydra.overrides.task]
+    sys.argv = [sys.argv[0], *task_overrides(hydra)]
     config = copy.deepcopy(parcel.config)
     with read_write(config), open_dict(config):
         del config["hydra"]

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lightning_privacy.accounting.sweep import RUN_VARIABLE
 from lightning_privacy.errors import ConfigurationError
@@ -33,7 +33,7 @@ from lightning_privacy.sweeps.attempts import AttemptLog, Ended, Started
 from lightning_privacy.sweeps.result import RunResult, config_digest
 from lightning_privacy.sweeps.spending import FOLDER
 
-__all__ = ["COMMAND", "FAILED", "Parcel", "run_in_process"]
+__all__ = ["COMMAND", "FAILED", "Parcel", "run_in_process", "task_overrides"]
 
 COMMAND = "sweep-job"
 """Subcommand of the process that runs."""
@@ -41,6 +41,7 @@ COMMAND = "sweep-job"
 FAILED = "failed"
 """Name under which a run that failed returns its error in place of figures."""
 
+_PROGRAM = (sys.executable, "-m", "lightning_privacy", COMMAND)
 _LOCK = ".lock"
 _ERROR = "error.txt"
 # What Hydra and earlier attempts have in the folder of a run before it starts.
@@ -82,7 +83,7 @@ def run_in_process(config: DictConfig, *, explain: Callable[[BaseException], str
     name = folder.relative_to(sweep).as_posix() if folder.is_relative_to(sweep) else str(folder)
     tell = _teller(hydra, name)
     log, attempt = AttemptLog(sweep), uuid.uuid4().hex
-    digest = ""
+    digest, overrides = "", tuple(task_overrides(hydra))
     try:
         with _locked(folder):
             digest = config_digest(config, folder)
@@ -90,8 +91,8 @@ def run_in_process(config: DictConfig, *, explain: Callable[[BaseException], str
             if known is None:
                 _put_aside(folder)
                 parcel = _parcel(config, folder, sweep, attempt, digest)
-                log.write(Started(attempt, name, digest, tuple(hydra.overrides.task), _now()))
-                tell("starts: " + (" ".join(hydra.overrides.task) or "as configured"))
+                log.write(Started(attempt, name, digest, overrides, _now()))
+                tell("starts: " + (" ".join(overrides) or "as configured"))
                 return _ended(_process(parcel, folder, name), folder, log, attempt, tell)
             if known.config != digest:
                 raise ConfigurationError(
@@ -103,7 +104,7 @@ def run_in_process(config: DictConfig, *, explain: Callable[[BaseException], str
     except Exception as error:  # noqa: BLE001 - one run's error must not end the sweep; it is told and kept
         text = explain(error)
         # Once more where it had begun, which changes nothing.
-        log.write(Started(attempt, name, digest, tuple(hydra.overrides.task), _now()))
+        log.write(Started(attempt, name, digest, overrides, _now()))
         log.write(Ended(attempt, "failed", text, _now()))
         tell(f"could not start: {text}", sys.stderr)
         return {FAILED: text}
@@ -154,7 +155,7 @@ def _process(parcel: Parcel, folder: Path, name: str) -> int:
         if secret:
             output = stack.enter_context((folder / "output.log").open("ab"))
         process = subprocess.Popen(  # noqa: S603 - this program
-            [sys.executable, "-m", "lightning_privacy", COMMAND],
+            _PROGRAM,
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -199,11 +200,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _pass_on(source: IO[bytes], sink: Any, name: str) -> None:
     """Give lines of a run to the terminal with its name before them, as those of several runs are mixed there."""
-    for line in source:
-        text = line.decode(errors="replace").rstrip("\n")
-        if text.strip():
-            sink.write(f"[{name}] {text}\n")
-            sink.flush()
+    with source:
+        for line in source:
+            text = line.decode(errors="replace").rstrip("\n")
+            if text.strip():
+                sink.write(f"[{name}] {text}\n")
+                sink.flush()
 
 
 def _teller(hydra: Any, name: str) -> Callable[..., None]:
@@ -216,6 +218,11 @@ def _teller(hydra: Any, name: str) -> Callable[..., None]:
         sink.flush()
 
     return tell
+
+
+def task_overrides(hydra: Any) -> list[str]:
+    """The arguments of a job, as they were given: not with what their interpolations stand for."""
+    return [str(override) for override in OmegaConf.to_container(hydra.overrides.task)]
 
 
 def _plain(node: Any) -> dict[str, Any]:
