@@ -116,9 +116,8 @@ def _about(entries: Sequence[SweepEntry], ledgers: Sequence[PrivacyLedger], *, a
     sentences = []
     lost = [entry for entry in entries if entry.status != "finished" and any(ledger.groups for ledger in entry.ledgers)]
     if lost:
-        sentences.append(
-            f"{len(lost)} attempts that did not finish are counted with what they had released until then."
-        )
+        number = "One attempt that did not finish is" if len(lost) == 1 else f"{len(lost)} that did not finish are"
+        sentences.append(f"{number} counted with what had been released until then.")
     if adaptive and len({ledger.groups for ledger in ledgers}) > 1:
         sentences.append(
             "Settings were chosen by the results of earlier runs, and what a run costs was among what changed: the "

@@ -147,7 +147,7 @@ class OptunaSweeper(Sweeper):
                 "hydra/sweeper=optuna needs Optuna: pip install 'lightning-privacy[optuna]'"
             ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        directions = list(self._objectives.directions.values())
+        directions = [optuna.study.StudyDirection[name.upper()] for name in self._objectives.directions.values()]
         # Another seed for what is asked after a pause: the sampler's own state is not kept.
         began = path.exists()
         sampler = self._sampler

@@ -83,7 +83,7 @@ def _become(parcel: Parcel) -> DictConfig:
     """Be the job of Hydra that the parcel describes; returns its config."""
     HydraConfig.instance().set_config(parcel.config)
     hydra = HydraConfig.get()
-    configure_log(hydra.job_logging, hydra.verbose)
+    configure_log(parcel.config.hydra.job_logging, hydra.verbose)
     # Lightning starts further processes of a run with the arguments of the first.
     sys.argv = [sys.argv[0], *task_overrides(hydra)]
     config = copy.deepcopy(parcel.config)

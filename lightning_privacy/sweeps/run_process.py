@@ -222,7 +222,7 @@ def _teller(hydra: Any, name: str) -> Callable[..., None]:
 
 def task_overrides(hydra: Any) -> list[str]:
     """The arguments of a job, as they were given: not with what their interpolations stand for."""
-    return [str(override) for override in OmegaConf.to_container(hydra.overrides.task)]
+    return list(map(str, OmegaConf.to_container(hydra.overrides.task) or ()))
 
 
 def _plain(node: Any) -> dict[str, Any]:
