@@ -21,18 +21,14 @@ def loader_options(loader: DataLoader[Any]) -> dict[str, Any]:
     Args:
         loader: The user's loader, which is not touched.
     """
-    options = {
+    return {
         "num_workers": loader.num_workers,
         "pin_memory": loader.pin_memory,
         "timeout": loader.timeout,
         "generator": loader.generator,
+        "prefetch_factor": loader.prefetch_factor,
+        "persistent_workers": loader.persistent_workers,
+        "multiprocessing_context": loader.multiprocessing_context,
+        "worker_init_fn": loader.worker_init_fn,
+        "in_order": loader.in_order,
     }
-    if loader.num_workers > 0:  # a loader without workers takes none of these
-        options |= {
-            "prefetch_factor": loader.prefetch_factor,
-            "persistent_workers": loader.persistent_workers,
-            "multiprocessing_context": loader.multiprocessing_context,
-            "worker_init_fn": loader.worker_init_fn,
-            "in_order": loader.in_order,
-        }
-    return options

@@ -111,6 +111,13 @@ def test_an_exact_sum_has_the_same_bits_in_every_order_and_over_any_processes():
             )
 
 
+def test_an_exact_sum_rounds_to_the_nearest_multiple():
+    tally, smallest = plain(exact=True), 2.0**-40
+    delta = torch.tensor([0.7, -0.7, 0.3, 1.7, 0.0]) * smallest
+    tally.add(**clients(1)[0] | {"delta": delta})
+    assert (tally.finish(nothing).total / smallest).tolist() == [1.0, -1.0, 0.0, 2.0, 0.0]
+
+
 @pytest.mark.parametrize("tally", [plain(), plain(exact=True), secure([])], ids=["plain", "exact", "secure"])
 def test_p41_a_round_without_clients_changes_nothing(tally):
     found = tally.finish(nothing)
