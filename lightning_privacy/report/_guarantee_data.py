@@ -150,9 +150,9 @@ def _checked(
         claimed = number(summary["epsilon"])
         others["summary.json says"] = math.inf if claimed is None else claimed
     for source, other in others.items():
-        if stated is not None and other > stated * (1 + _TOLERANCE):
+        if stated is not None and not math.isclose(other, stated, rel_tol=_TOLERANCE):
             missing.append(f"ledger.json says epsilon {stated:.6g}, and {source} {other:.6g}: the larger one is shown.")
-            stated = number(other)
+            stated = number(max(stated, other))
     return stated
 
 

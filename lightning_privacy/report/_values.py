@@ -14,10 +14,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["mapping", "mappings", "number", "sequence", "text", "texts", "whole"]
+__all__ = ["cleaned", "mapping", "mappings", "number", "sequence", "text", "texts", "whole"]
 
-# No page needs them, and some readers take them for something else; line ends and tabs stay.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+# Control characters, halves of surrogate pairs, and marks that turn the direction of writing, with which a text can
+# look like another one; line ends and tabs stay.
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+    r"\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _LONGEST = 4000
 
 
@@ -43,6 +47,15 @@ def text(value: object, *, most: int = _LONGEST) -> str | None:
         return None
     clean = _CONTROL.sub("\ufffd", value)
     return clean if len(clean) <= most else clean[: most - 1] + "\u2026"
+
+
+def cleaned(value: Any) -> Any:
+    """Values with every text in them, keys included, without control characters."""
+    if isinstance(value, dict):
+        return {_CONTROL.sub("\ufffd", key): cleaned(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [cleaned(each) for each in value]
+    return _CONTROL.sub("\ufffd", value) if isinstance(value, str) else value
 
 
 def texts(value: object) -> list[str]:

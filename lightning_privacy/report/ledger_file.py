@@ -107,6 +107,8 @@ def ledger_of(values: Mapping[str, Any]) -> PrivacyLedger:
         raise CheckpointError(
             f"the ledger is of version {values.get('version')!r}, and this version of lightning_privacy reads {VERSION}"
         )
+    if not isinstance(values.get("releases"), list):
+        raise CheckpointError(f"releases of the ledger must be a list, got {values.get('releases')!r}")
     try:
         unit, delta = values["unit"], values["delta"]
         epsilon = values["epsilon"]

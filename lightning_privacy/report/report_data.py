@@ -19,7 +19,7 @@ from lightning_privacy.report._curves import charts_of, epsilon_curves, federate
 from lightning_privacy.report._fairness_record import FairnessRecord, Figure, wilson
 from lightning_privacy.report._guarantee_data import contradicted, guarantee_data
 from lightning_privacy.report._scale import thinned
-from lightning_privacy.report._values import mapping, mappings, number, sequence, text, texts, whole
+from lightning_privacy.report._values import cleaned, mapping, mappings, number, sequence, text, texts, whole
 from lightning_privacy.report._version import package_version
 from lightning_privacy.report.environment import LEFT_OUT, is_secret, without_home
 from lightning_privacy.report.run_record import RunRecord
@@ -54,7 +54,7 @@ def report_data(record: RunRecord) -> dict[str, Any]:
             f"The run was made by lightning_privacy {written_by}, and this report by {package_version()}: what the "
             "older one did not write is missing here."
         )
-    return {
+    found = {
         "version": VERSION,
         "made_by": package_version(),
         "run": {
@@ -81,6 +81,8 @@ def report_data(record: RunRecord) -> dict[str, Any]:
         },
         "missing": missing,
     }
+    values: dict[str, Any] = cleaned(found)
+    return values
 
 
 def _target(settings: Mapping[str, Any], *keys: str) -> str | None:

@@ -132,7 +132,10 @@ def _config(path: Path, missing: list[str]) -> tuple[str | None, Mapping[str, An
     try:
         settings = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        missing.append(f"{path.name} is no YAML ({_words(error)}): it is shown as it is.")
+        # The error's own words hold lines of the file, which may hold secrets.
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" from line {mark.line + 1} on"
+        missing.append(f"{path.name} is no YAML{where}: it is shown as it is.")
         return text, {}
     return text, settings if isinstance(settings, Mapping) else {}
 
@@ -176,7 +179,7 @@ def _metrics(path: Path, missing: list[str]) -> dict[str, tuple[tuple[float, flo
                         found.setdefault(name, []).append((step, value))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         missing.append(f"{_METRICS} can't be read to its end ({_words(error)}): the curves may be cut short.")
-    if not found:
+    if found.keys() <= {"epoch"}:
         missing.append(f"{_METRICS} holds no figures: the report does not say {lacks}.")
     return {name: tuple(pairs) for name, pairs in sorted(found.items())}
 

@@ -1,4 +1,4 @@
-"""A headless browser for pages: Chromium, spoken to over its DevTools pipe, which needs no other package."""
+"""A whole run's folder, and a headless browser for pages: Chromium, spoken to over its DevTools pipe."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from lightning_privacy.accounting import LaplaceRelease, PrivacyLedger, SampledGaussian
+from lightning_privacy.audit.audit_file import AuditCurve, AuditImage, AuditResult
+from lightning_privacy.callbacks._fairness_files import write_records
+from lightning_privacy.fairness import GroupSample
+from lightning_privacy.fairness.table import FairnessTable
+from lightning_privacy.preparation.preparation_report import PreparationReport
+from lightning_privacy.preparation.step import StepReport
+from lightning_privacy.report import Guarantee, Outcome, RunSummary
+from lightning_privacy.report.classification import CLASSIFICATION_FILE, Tally
+from lightning_privacy.report.environment import write_environment
+from lightning_privacy.report.ledger_file import write_ledger
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _PATIENCE = 120.0  # the machine may be busy with other tests
@@ -31,7 +44,8 @@ _LOOK = """(() => {
     const layers = [];
     for (let e = element; e; e = e.parentElement) {
       const text = getComputedStyle(e).backgroundColor;
-      const c = text.startsWith('color(srgb') ? channels(text.replace('color(srgb', '')).map((v, i) => i < 3 ? v * 255 : v) : channels(text);
+      const parts = channels(text.replace('color(srgb', ''));
+      const c = text.startsWith('color(srgb') ? parts.map((v, i) => i < 3 ? v * 255 : v) : parts;
       if ((c[3] ?? 1) > 0) layers.push(c);
       if ((c[3] ?? 1) === 1) break;
     }
@@ -49,7 +63,7 @@ _LOOK = """(() => {
     const b = light(behind(svg ? e.closest('svg').parentElement : e));
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     const large = parseFloat(style.fontSize) >= 24;
-    if (ratio < (large ? 3 : 4.5)) faint.push([e.tagName, e.className.baseVal ?? e.className, ratio.toFixed(2), e.textContent.trim().slice(0, 30)]);
+    if (ratio < (large ? 3 : 4.5)) faint.push([e.tagName, ratio.toFixed(2), e.textContent.trim().slice(0, 30)]);
   }
   return {
     faint, texts, width: document.documentElement.scrollWidth, window: window.innerWidth,
@@ -196,13 +210,15 @@ class Browser:
         return base64.b64decode(data)
 
     def close(self) -> None:
-        os.close(self._write)
-        os.close(self._read)
+        """End the browser."""
+        self.call("Browser.close")
         try:
-            self.process.wait(20)
+            self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        os.close(self._write)
+        os.close(self._read)
 
 
 @pytest.fixture(scope="session")
@@ -221,3 +237,66 @@ def browser() -> Iterator[Browser]:
             pytest.skip(f"{program} does not start here: {error}")
         yield running
         running.close()
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with everything a report can have; for reading."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    folder.mkdir()
+    fill_run(folder)
+    return folder
+
+
+@pytest.fixture
+def run_copy(whole_run: Path, tmp_path: Path) -> Path:
+    """A copy of it to change."""
+    return Path(shutil.copytree(whole_run, tmp_path / "run"))
+
+
+def fill_run(folder: Path) -> None:
+    """Write what a run leaves, with the writers that a run uses."""
+    ledger = PrivacyLedger(delta=1e-5, budget=3.0)
+    ledger.charge(LaplaceRelease(epsilon=0.05), label="class counts")
+    ledger.charge(SampledGaussian(noise_multiplier=4.9, sample_rate=0.35), count=80, label="training")
+    ledger.add_caveat("Logged while training: train/loss. What such a metric takes is neither bounded nor noised.")
+    write_ledger(folder, ledger)
+    outcome = Outcome(80, 12.5, train={"acc": 0.91, "loss": 0.3}, test={"acc": 0.9, "loss": 0.32})
+    RunSummary(outcome, Guarantee.of(ledger), Outcome(80, 9.0, {"acc": 1.0}, {"acc": 0.98})).write(folder)
+    write_environment(folder, ["callbacks.privacy.epsilon=3"])
+    (folder / "config.yaml").write_text(
+        "seed: 0\ndata:\n  _target_: some.DigitsDataModule\n  token: hush\nmodel:\n  backbone:\n"
+        "    _target_: some.PersonaNet\ncallbacks:\n  privacy:\n    epsilon: 3.0\n"
+    )
+    metrics = folder / "metrics"
+    metrics.mkdir()
+    lines = [("epoch,step,privacy/epsilon,train/loss,val/loss,train/acc,federated/loss,federated/loss_best,"
+             "federated/loss_worst")]  # fmt: skip
+    for step in range(80):
+        value = 2.3 / (1 + step / 10)
+        lines.append(f"{step // 8},{step},{0.3 * (1 + step) ** 0.5},{value},,{1 - value / 3},{value},,")
+        lines.append(f"{step // 8},{step},,,{value * 1.1},,,{value * 0.8},{value * 1.3}")
+    (metrics / "metrics.csv").write_text("\n".join(lines) + "\n")
+    counts = torch.tensor([[[40, 10], [10, 40]], [[20, 30], [5, 45]], [[1, 0], [0, 1]]])
+    table = FairnessTable.of(GroupSample(counts), attribute="gender", group_names=("female", "male", "other"),
+                             min_group_size=30)  # fmt: skip
+    about = {"stage": "test", "epoch": 9, "step": 80, "dataloader": 0}
+    write_records(metrics / "fairness", "test-step=80", [about | record for record in table.records()])
+    tally = Tally()
+    tally.add(target=[0, 1, 2, 2, 1], predicted=[0, 1, 2, 1, 1], confidence=[0.9, 0.8, 0.95, 0.4, 0.6])
+    (folder / CLASSIFICATION_FILE).write_text(json.dumps(tally.values()))
+    steps = (StepReport("deduplicate", 1200, 1100, caveats=("compares",), private="compares"),
+             StepReport("age", 1100, 1100, {"age": 33}, private="released"))  # fmt: skip
+    (folder / "preparation.json").write_text(
+        json.dumps({**PreparationReport(steps, peak_memory=2**20).to_dict(), "counts": {"train": 1000}})
+    )
+    AuditResult(
+        kind="canaries", title="Canaries in one run", verdict="holds", sentence="At least 0.4 was shown; 3 promised.",
+        rows=(("Lower bound", "0.40"), ("Promised", "3.00")),
+        curves=(AuditCurve("found out", (0.0, 10.0, 20.0), (0.0, 7.0, 11.0), "guesses", "right ones"),),
+    ).write(folder)  # fmt: skip
+    AuditResult(
+        kind="inversion", title="Pictures from updates", verdict="measured", sentence="Nothing is seen.",
+        images=(AuditImage("what was sent", tuple(tuple((i + j) / 14 for i in range(8)) for j in range(8))),),
+        curves=(AuditCurve("roc", (0.001, 0.01, 1.0), (0.002, 0.02, 1.0), "FPR", "TPR", log=True),),
+    ).write(folder)  # fmt: skip

@@ -1,0 +1,180 @@
+"""No folder, whatever is in it, makes a report that claims more privacy than its ledger has."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from lightning_privacy.accounting import GaussianRelease, LaplaceRelease, NonPrivate, PrivacyLedger, SampledGaussian
+from lightning_privacy.audit.audit_file import AuditResult
+from lightning_privacy.report import Guarantee, Outcome, RunSummary
+from lightning_privacy.report.ledger_file import write_ledger
+from lightning_privacy.report.report_data import report_data
+from lightning_privacy.report.run_record import RunRecord
+
+OUTCOME = Outcome(3, 1.0, {}, {})
+
+
+def _guarantee(folder):
+    return report_data(RunRecord.read(folder))["guarantee"]
+
+
+def _change(folder, name, **changes):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _ledger(*releases, **arguments):
+    ledger = PrivacyLedger(delta=1e-5, **arguments)
+    for release, label in releases:
+        ledger.charge(release, label=label)
+    return ledger
+
+
+def test_the_figures_are_those_of_the_ledger(whole_run):
+    ledger = _ledger((LaplaceRelease(epsilon=0.05), "class counts"))
+    ledger.charge(SampledGaussian(noise_multiplier=4.9, sample_rate=0.35), count=80)
+    found = _guarantee(whole_run)
+    assert found["status"] == "private"
+    assert found["epsilon"] == ledger.epsilon(exact=True)
+    assert found["replace_one_epsilon"] is None  # Laplace does not compose under it
+    assert [release["count"] for release in found["releases"]] == [1, 80]
+    assert [release["label"] for release in found["releases"]] == ["class counts", "training"]
+    assert found["caveats"][0]["pitfall"] == "P31"
+
+
+def test_the_replace_one_figure_is_worked_out_anew(tmp_path):
+    ledger = _ledger((SampledGaussian(8.0, 0.1), "training"))
+    write_ledger(tmp_path, ledger)
+    _change(tmp_path, "ledger.json", replace_one_epsilon=0.001)
+    assert _guarantee(tmp_path)["replace_one_epsilon"] == ledger.replace_one_epsilon()
+
+
+@pytest.mark.parametrize("value", [0.1, 0])
+def test_an_epsilon_below_that_of_the_releases_is_not_passed_on(run_copy, value):
+    right = _guarantee(run_copy)["epsilon"]
+    _change(run_copy, "ledger.json", epsilon=value)
+    data = report_data(RunRecord.read(run_copy))
+    assert data["guarantee"]["epsilon"] == pytest.approx(right, rel=1e-3)
+    assert f"says epsilon {value:g}, and its releases give" in data["missing"][0]
+
+
+def test_an_epsilon_that_no_release_accounts_for_is_noticed(run_copy):
+    _change(run_copy, "ledger.json", releases=[])
+    data = report_data(RunRecord.read(run_copy))
+    assert data["guarantee"]["status"] == "data"
+    assert "its releases give 0" in data["missing"][0]
+
+
+def test_releases_that_were_taken_out_are_noticed_by_the_summary(run_copy):
+    values = json.loads((run_copy / "ledger.json").read_text())
+    right = values["epsilon"]
+    values["releases"][1]["count"] = 1
+    _change(run_copy, "ledger.json", releases=values["releases"], epsilon=0.1)
+    assert _guarantee(run_copy)["epsilon"] == pytest.approx(right, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [None, "3", True, math.inf, math.nan, [3]])
+def test_an_epsilon_that_is_none_is_no_guarantee(run_copy, value):
+    _change(run_copy, "ledger.json", epsilon=value)
+    found = _guarantee(run_copy)
+    assert found["status"] == "not private"
+    assert found["precise"] is None
+
+
+@pytest.mark.parametrize("changes", [{"delta": None}, {"delta": 0}, {"delta": 1.5}, {"unit": None}, {"unit": 3}])
+def test_without_delta_and_unit_nothing_is_claimed(run_copy, changes):
+    (run_copy / "summary.json").unlink()
+    _change(run_copy, "ledger.json", **changes)
+    found = _guarantee(run_copy)
+    assert found["status"] == "unknown"
+    assert found["precise"] is None
+
+
+def test_a_release_without_protection_is_in_capital_letters(tmp_path):
+    ledger = _ledger((SampledGaussian(8.0, 0.1), "training"), (NonPrivate("a raw mean"), None))
+    write_ledger(tmp_path, ledger)
+    RunSummary(OUTCOME, Guarantee.of(ledger)).write(tmp_path)
+    found = _guarantee(tmp_path)
+    assert found["status"] == "not private"
+    assert found["epsilon"] is None
+
+
+def test_p25_noise_from_a_seed_is_no_guarantee_whatever_epsilon_says(tmp_path):
+    ledger = _ledger((SampledGaussian(8.0, 0.1), "training"))
+    ledger.add_caveat("The noise was drawn from a fixed seed: whoever knows the seed can remove it. NOT PRIVATE.")
+    write_ledger(tmp_path, ledger)
+    found = _guarantee(tmp_path)
+    assert found["status"] == "not private"
+    assert found["precise"] is None
+
+
+def test_an_audit_that_is_broken_breaks_the_guarantee(run_copy):
+    AuditResult(kind="canaries", title="Again", verdict="broken", sentence="9 was shown.").write(run_copy, name="z")
+    found = _guarantee(run_copy)
+    assert found["status"] == "broken"
+    assert found["precise"].startswith("Promised, and contradicted by an audit")
+    assert found["covered"] == []
+
+
+@pytest.mark.parametrize(
+    ("release", "label", "status"),
+    [
+        (LaplaceRelease(0.1), "training", "data"),
+        (GaussianRelease(8.0), None, "data"),
+        (GaussianRelease(8.0), "training", "private"),
+        (SampledGaussian(8.0, 0.1), None, "private"),
+    ],
+)
+def test_p33_what_was_learned_of_the_data_makes_no_model_private(tmp_path, release, label, status):
+    write_ledger(tmp_path, _ledger((release, label)))
+    assert _guarantee(tmp_path)["status"] == status
+
+
+def test_a_ledger_of_the_data_makes_no_model_private(tmp_path):
+    write_ledger(tmp_path, _ledger((SampledGaussian(8.0, 0.1), "training")), covers="data")
+    found = _guarantee(tmp_path)
+    assert found["status"] == "data"
+    assert "weights" not in found["precise"]
+
+
+def test_a_run_without_privacy_says_so(tmp_path):
+    RunSummary(OUTCOME).write(tmp_path)
+    found = _guarantee(tmp_path)
+    assert found["status"] == "none"
+    assert "without differential privacy" in found["plain"][0]
+
+
+def test_a_ledger_without_releases_promises_nothing(tmp_path):
+    write_ledger(tmp_path, PrivacyLedger(delta=1e-5), complete=False)
+    found = _guarantee(tmp_path)
+    assert (found["status"], found["complete"]) == ("empty", False)
+
+
+def test_a_run_that_stopped_has_the_ledger_of_that_moment(tmp_path):
+    write_ledger(tmp_path, _ledger((SampledGaussian(8.0, 0.1), "training")), complete=False)
+    found = _guarantee(tmp_path)
+    assert (found["status"], found["complete"]) == ("private", False)
+
+
+def test_an_older_run_has_its_figures_from_the_summary(run_copy):
+    right = _guarantee(run_copy)
+    (run_copy / "ledger.json").unlink()
+    data = report_data(RunRecord.read(run_copy))
+    found = data["guarantee"]
+    assert (found["status"], found["epsilon"]) == ("private", right["epsilon"])
+    assert any("not there to check it" in sentence for sentence in data["missing"])
+
+
+@pytest.mark.parametrize(
+    "releases",
+    [None, {}, [3], [{"count": 1}], [{"parameters": {"kind": "magic"}, "count": 1, "label": None}],
+     [{"parameters": {"kind": "laplace", "epsilon": -1}, "count": 1, "label": None}]],
+)  # fmt: skip
+def test_releases_that_cannot_be_read_are_said(run_copy, releases):
+    _change(run_copy, "ledger.json", releases=releases)
+    data = report_data(RunRecord.read(run_copy))
+    assert data["guarantee"]["status"] in ("private", "data")
+    assert any("could not be checked" in sentence for sentence in data["missing"])
