@@ -146,6 +146,56 @@ def sampling() -> str:
     return _table(["task", "seconds", "another tool"], rows, name="sampling", hardware=found["hardware"])
 
 
+def audit() -> str:
+    """What canaries proved of runs that are private, not private, and broken on purpose."""
+    if not _is_there("audit"):
+        return _not_yet("audit")
+    found = _read("audit")
+    parts, rows = found["parts"], []
+    named = [("without privacy", run) for run in parts.get("non_private", {}).get("mislabelled", [])]
+    named += [
+        (f"epsilon {found['epsilon']:g}, canaries: {kind}", run)
+        for kind, runs in parts.get("private", {}).get("runs", {}).items()
+        for run in runs
+    ]
+    named += list(parts.get("broken", {}).get("runs", {}).items())
+    named += [("one step of the Gaussian mechanism", run) for run in parts.get("one_step", {}).get("runs", [])]
+    for name in dict.fromkeys(name for name, _ in named):
+        runs = [run for key, run in named if key == name]
+        claimed = runs[0]["claimed"]
+        rows.append(
+            [
+                name,
+                str(len(runs)),
+                "-" if claimed is None else f"{claimed:.2f}",
+                f"{min(run['lower'] for run in runs):.2f} to {max(run['lower'] for run in runs):.2f}",
+                str(sum(run["verdict"] == "broken" for run in runs)),
+            ]
+        )
+    head = ["training", "runs", "claimed epsilon", "lower bound, least to largest", "called broken"]
+    return _table(head, rows, name="audit", hardware=found["hardware"])
+
+
+def membership() -> str:
+    """What three attacks find of an overfitted model and of a private one."""
+    if not _is_there("membership"):
+        return _not_yet("membership")
+    found = _read("membership")
+    names = {"plain": "without privacy, overfitted", "private": f"epsilon {found['membership']['epsilon']:g}"}
+    rows = [
+        [
+            names.get(name, name),
+            attack,
+            f"{figures['auc']:.3f}",
+            f"{figures['tpr']['0.01']['low']:.1%} to {figures['tpr']['0.01']['high']:.1%}",
+        ]
+        for name, side in found["membership"]["sides"].items()
+        for attack, figures in side["attacks"].items()
+    ]
+    head = ["training", "attack", "AUC", "members found at 1% false alarms"]
+    return _table(head, rows, name="membership", hardware=found["hardware"])
+
+
 def augmentation() -> str:
     """Images a second."""
     found = _read("augmentation")
@@ -242,11 +292,29 @@ def federated() -> str:
     found = _read("federated")
     names = {"ours": "`FederatedStrategy`", "hand": "a loop by hand", "pfl": "pfl", "flower": "Flower"}
     rows = [
-        [network, names.get(side, side), f"{rate:,.1f}"]
+        [f"{network}, {row['parameters']:,} parameters", names.get(side, side), f"{rate:,.1f}"]
         for network, row in found["networks"].items()
         for side, rate in row["clients_per_second"].items()
     ]
     return _table(["network", "tool", "clients per second"], rows, name="federated", hardware=found.get("hardware"))
+
+
+def federated_utility() -> str:
+    """Accuracy of federations on Fashion-MNIST, with and without privacy of clients."""
+    if not _is_there("federated_utility"):
+        return _not_yet("federated_utility")
+    found = _read("federated_utility")
+    rows = [
+        [
+            f"`{name}`",
+            "-" if run["guarantee"] is None else f"{run['guarantee']['epsilon']:.2f}",
+            _percent(run["test_accuracy"]),
+            str(run["rounds"]),
+        ]
+        for name, run in found["runs"].items()
+    ]
+    head = ["experiment", "epsilon of a client", "test accuracy", "rounds"]
+    return _table(head, rows, name="federated_utility", hardware=found.get("hardware"))
 
 
 def noise() -> str:
@@ -290,16 +358,19 @@ TABLES: dict[str, Callable[[], str]] = {
     for table in (
         accuracy,
         adult,
+        audit,
         augmentation,
         deduplication,
         dp_step,
         encryption,
         fairness,
         federated,
+        federated_utility,
         fit,
         group_dro,
         label_errors,
         mechanisms,
+        membership,
         noise,
         pitfalls,
         sampling,

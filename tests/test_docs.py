@@ -226,6 +226,36 @@ def test_every_public_name_is_in_the_reference():
         assert f"::: lightning_privacy.{room}" in (DOCS / "pages" / "api" / f"{room}.md").read_text()
 
 
+def _docs_module(name: str) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_hold_what_was_measured():
+    tables = _docs_module("figures").TABLES
+    asked = {name for page in PAGES for name in re.findall(r"\{\{ figures (\w+) \}\}", page.read_text())}
+    assert asked == set(tables)
+    for name, table in tables.items():
+        head, *rows = table().split("\n")
+        measured = (ROOT / "benchmarks" / "results" / f"{name}.json").exists()
+        assert head.startswith("|") or not measured
+        assert all(row.count("|") == head.count("|") for row in rows if row.startswith("|"))
+
+
+def test_docstrings_become_markdown():
+    pytest.importorskip("griffe")
+    to_markdown = _docs_module("docstring_roles").to_markdown
+    assert to_markdown("See :class:`~lightning_privacy.Key`.", owner="a.b") == (
+        'See <autoref identifier="lightning_privacy.Key" optional><code>Key</code></autoref>.'
+    )
+    assert 'identifier="a.B.charge"' in to_markdown(":meth:`charge` ``x``", owner="a.B")
+    assert to_markdown("Example:\n    >>> 1", owner="a") == "Examples:\n    >>> 1"
+    table = "==  =====\na   b\n==  =====\n1   two\n==  ====="
+    assert to_markdown(table, owner="a").split() == ["|", "a", "|", "b", "|", "|---|---|", "|", "1", "|", "two", "|"]
+
+
 def test_the_pages_build_without_a_warning(tmp_path):
     for package in ("mkdocs", "material", "mkdocstrings"):
         if importlib.util.find_spec(package) is None:
