@@ -11,6 +11,56 @@ Example:
 
 from __future__ import annotations
 
+from lightning_privacy.audit.attribute_inference import (
+    AttributeFigures,
+    attribute_figures,
+    candidate_attack,
+    learned_attack,
+)
 from lightning_privacy.audit.audit_file import AuditCurve, AuditImage, AuditResult
+from lightning_privacy.audit.exceedances import detectable_ratio, exceedance_p_value
+from lightning_privacy.audit.gradient_inversion import (
+    Inversion,
+    Likeness,
+    infer_labels,
+    invert_dense_layer,
+    invert_update,
+    likeness,
+)
+from lightning_privacy.audit.halves import random_halves
+from lightning_privacy.audit.lira import lira_scores
+from lightning_privacy.audit.membership import MembershipReport, measure_membership
+from lightning_privacy.audit.membership_scores import confidence_logits, loss_scores, margin_logits
+from lightning_privacy.audit.rmia import rmia_scores
+from lightning_privacy.audit.roc import AttackFigures, Estimate, Roc, attack_figures, attack_roc
 
-__all__ = ["AuditCurve", "AuditImage", "AuditResult"]
+__all__ = [
+    "AttackFigures",
+    "AttributeFigures",
+    "AuditCurve",
+    "AuditImage",
+    "AuditResult",
+    "Estimate",
+    "Inversion",
+    "Likeness",
+    "MembershipReport",
+    "Roc",
+    "attack_figures",
+    "attack_roc",
+    "attribute_figures",
+    "candidate_attack",
+    "confidence_logits",
+    "detectable_ratio",
+    "exceedance_p_value",
+    "infer_labels",
+    "invert_dense_layer",
+    "invert_update",
+    "learned_attack",
+    "likeness",
+    "lira_scores",
+    "loss_scores",
+    "margin_logits",
+    "measure_membership",
+    "random_halves",
+    "rmia_scores",
+]

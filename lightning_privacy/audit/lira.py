@@ -10,7 +10,7 @@ Example:
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> reference = rng.uniform(0.5, 1.5, (8, 3))
-    >>> lira([0.05, 1.0, 1.0], reference, np.zeros((8, 3), bool))[0] > 2
+    >>> lira_scores([0.05, 1.0, 1.0], reference, np.zeros((8, 3), bool))[0] > 2
     np.True_
 """
 
@@ -25,7 +25,7 @@ from lightning_privacy._validate import one_of
 from lightning_privacy.audit.membership_scores import check_losses, check_references, confidence_logits, loss_scores
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["STATISTICS", "lira"]
+__all__ = ["STATISTICS", "lira_scores"]
 
 #: What of the losses is taken for normally distributed, by the name of the option.
 STATISTICS: dict[str, Callable[[npt.ArrayLike], npt.NDArray[np.float64]]] = {
@@ -39,7 +39,7 @@ _ENOUGH_FOR_VARIANCE = 64
 _LEAST_DEVIATION = 1e-12
 
 
-def lira(
+def lira_scores(
     losses: npt.ArrayLike,
     reference_losses: npt.ArrayLike,
     reference_member: npt.ArrayLike,

@@ -5,8 +5,9 @@ which was in the training of some of them and not of others; ``callbacks/members
 
 Example:
     >>> import numpy as np
+    >>> from lightning_privacy.audit import random_halves
     >>> rng = np.random.default_rng(0)
-    >>> member, references = rng.random(400) < 0.5, rng.random((8, 400)) < 0.5
+    >>> member, references = rng.random(400) < 0.5, random_halves(8, 400, seed=0)
     >>> hard = rng.exponential(size=400)  # some examples are harder than others
     >>> losses = lambda inside: hard * np.exp(rng.normal(size=inside.shape) / 4 - inside)
     >>> report = measure_membership(losses(member), member, losses(references), references)
@@ -26,9 +27,9 @@ import numpy.typing as npt
 from lightning_privacy._validate import finite, non_negative
 from lightning_privacy.audit.audit_file import AuditCurve, AuditResult
 from lightning_privacy.audit.exceedances import exceedance_p_value
-from lightning_privacy.audit.lira import lira
+from lightning_privacy.audit.lira import lira_scores
 from lightning_privacy.audit.membership_scores import check_losses, loss_scores
-from lightning_privacy.audit.rmia import rmia
+from lightning_privacy.audit.rmia import rmia_scores
 from lightning_privacy.audit.roc import FPRS, AttackFigures, Roc, attack_figures, attack_roc
 from lightning_privacy.errors import ConfigurationError
 
@@ -206,7 +207,7 @@ def measure_membership(
         member: True where a model was trained on an example, of the shape of ``losses``.
         reference_losses: Of reference models, shape ``(R, N)``; None leaves the calibrated attacks out.
         reference_member: True where a reference model was trained on an example, shape ``(R, N)``.
-        population_losses: For RMIA, see :func:`~lightning_privacy.audit.rmia.rmia`.
+        population_losses: For RMIA, see :func:`~lightning_privacy.audit.rmia.rmia_scores`.
         reference_population_losses: Likewise.
         parts: What to look at part by part: a name, such as ``"class"`` or ``"gender"``, and the value of each example,
             shape ``(N,)``. Thresholds are chosen within each part.
@@ -225,8 +226,8 @@ def measure_membership(
         raise ConfigurationError("reference_losses and reference_member must be given together")
     if reference_losses is not None and reference_member is not None:
         references = len(np.asarray(reference_losses))
-        scores["lira"] = lira(losses, reference_losses, reference_member, online=online, statistic=statistic)
-        scores["rmia"] = rmia(
+        scores["lira"] = lira_scores(losses, reference_losses, reference_member, online=online, statistic=statistic)
+        scores["rmia"] = rmia_scores(
             target,
             reference_losses,
             reference_member,

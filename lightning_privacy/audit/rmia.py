@@ -7,7 +7,7 @@ is the share of a population's examples z whose own such ratio it exceeds by a f
 Example:
     >>> import numpy as np
     >>> reference = np.full((1, 3), 1.0)
-    >>> rmia([0.1, 1.0, 1.2], reference, np.zeros((1, 3), bool)).round(2).tolist()
+    >>> rmia_scores([0.1, 1.0, 1.2], reference, np.zeros((1, 3), bool)).round(2).tolist()
     [1.0, 0.67, 0.33]
 """
 
@@ -20,12 +20,12 @@ from lightning_privacy._validate import positive
 from lightning_privacy.audit.membership_scores import check_losses, check_references
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["rmia"]
+__all__ = ["rmia_scores"]
 
 _Array = npt.NDArray[np.float64]
 
 
-def rmia(
+def rmia_scores(
     losses: npt.ArrayLike,
     reference_losses: npt.ArrayLike,
     reference_member: npt.ArrayLike,

@@ -17,7 +17,7 @@ The intervals need no assumption about how scores are distributed; they take the
 Example:
     >>> figures = attack_figures([3.0, 2.0, 0.5, 1.0, 0.2], [True, True, True, False, False], fprs=(0.01,))
     >>> round(figures.auc, 3), round(figures.advantage, 3), round(figures.tpr[0.01].value, 3)
-    (0.667, 0.667, 0.667)
+    (0.833, 0.667, 0.667)
     >>> figures.tpr[0.01].low  # two non-members say nothing about a rate of 1%
     0.0
 """

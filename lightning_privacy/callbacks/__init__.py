@@ -12,6 +12,7 @@ from lightning_privacy.callbacks.adversarial_debiasing import AdversarialDebiasi
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_privacy.callbacks.group_dro import GroupDRO
 from lightning_privacy.callbacks.group_fairness import GroupFairness
+from lightning_privacy.callbacks.membership_inference import MembershipInference
 from lightning_privacy.callbacks.private_balance import PrivateBalance
 from lightning_privacy.callbacks.reweighing import Reweighing
 
@@ -20,6 +21,7 @@ __all__ = [
     "DifferentialPrivacy",
     "GroupDRO",
     "GroupFairness",
+    "MembershipInference",
     "PrivateBalance",
     "Reweighing",
 ]

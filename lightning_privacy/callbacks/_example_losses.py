@@ -7,8 +7,8 @@ Example:
     ...     def training_step(self, batch, batch_idx):
     ...         self.log("loss", batch[0].mean())  # goes nowhere
     ...         return batch[0].mean()
-    >>> example_losses(Module(), TensorDataset(torch.tensor([1.0, 3.0])))
-    array([1., 3.])
+    >>> example_losses(Module(), TensorDataset(torch.tensor([1.0, 3.0]))).tolist()
+    [1.0, 3.0]
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def example_losses(
     losses: LossOf | None = None,
     batch_size: int = 512,
     collate_fn: Callable[[Any], Any] | None = None,
-) -> npt.NDArray[np.float64]:
+) -> npt.NDArray[np.floating[Any]]:
     """The loss of each example, in evaluation mode and without gradients.
 
     Where the training step returns ``{"loss": ..., "losses": a vector}`` that vector is taken; otherwise it is called

@@ -84,7 +84,7 @@ def losses_of_models(
     collate_fn: Callable[[Any], Any] | None = None,
     losses: LossOf | None = None,
     seed: int | None = None,
-) -> npt.NDArray[np.float64]:
+) -> npt.NDArray[np.floating[Any]]:
     """Train one model on each of several parts of a data set, and measure each on all of it.
 
     The global random generator of torch is left as it was.

@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 
 from lightning_privacy.audit import AuditResult
 from lightning_privacy.audit.halves import random_halves
-from lightning_privacy.audit.lira import lira
+from lightning_privacy.audit.lira import lira_scores
 from lightning_privacy.audit.membership import measure_membership
 from lightning_privacy.audit.membership_scores import confidence_logits, loss_scores, margin_logits
-from lightning_privacy.audit.rmia import rmia
+from lightning_privacy.audit.rmia import rmia_scores
 from lightning_privacy.errors import ConfigurationError
 
 EXAMPLES, REFERENCES, TARGETS = 40, 6, 3
@@ -61,7 +61,7 @@ def test_margin_logits_are_the_same_from_outputs():
 
 @pytest.mark.parametrize("variance", ["example", "shared"])
 def test_lira_by_a_loop(losses, variance):
-    found = lira(losses["target"], losses["reference"], losses["inside"], variance=variance)
+    found = lira_scores(losses["target"], losses["reference"], losses["inside"], variance=variance)
     logits, references = confidence_logits(losses["target"]), confidence_logits(losses["reference"])
     out = [references[~losses["inside"][:, place], place] for place in range(EXAMPLES)]
     pooled = math.sqrt(sum(((x - x.mean()) ** 2).sum() for x in out) / sum(len(x) - 1 for x in out))
@@ -71,16 +71,16 @@ def test_lira_by_a_loop(losses, variance):
             # The score of the paper is the chance that a model trained without the example is less confident.
             chance = norm.cdf(logits[target, place], out[place].mean(), deviation)
             assert norm.cdf(found[target, place]) == pytest.approx(chance, abs=1e-9)
-    one = lira(losses["target"][1], losses["reference"], losses["inside"], variance=variance)
+    one = lira_scores(losses["target"][1], losses["reference"], losses["inside"], variance=variance)
     assert np.array_equal(one, found[1])
     assert np.array_equal(
-        lira(losses["target"], losses["reference"], losses["inside"]),
-        lira(losses["target"], losses["reference"], losses["inside"], variance="shared"),
+        lira_scores(losses["target"], losses["reference"], losses["inside"]),
+        lira_scores(losses["target"], losses["reference"], losses["inside"], variance="shared"),
     )
 
 
 def test_lira_online_is_the_likelihood_ratio(losses):
-    found = lira(losses["target"], losses["reference"], losses["inside"], online=True, variance="example")
+    found = lira_scores(losses["target"], losses["reference"], losses["inside"], online=True, variance="example")
     logits, references = confidence_logits(losses["target"]), confidence_logits(losses["reference"])
     for place in range(EXAMPLES):
         inside = losses["inside"][:, place]
@@ -98,7 +98,9 @@ def test_rmia_by_a_loop(losses, with_population):
             "population_losses": losses["population"],
             "reference_population_losses": losses["reference_population"],
         }
-    found = rmia(losses["target"], losses["reference"], losses["inside"], gamma=gamma, offline_scale=scale, **given)
+    found = rmia_scores(
+        losses["target"], losses["reference"], losses["inside"], gamma=gamma, offline_scale=scale, **given
+    )
 
     def ratio(loss, out):
         return math.exp(-loss) / ((1 + scale) / 2 * np.exp(-out).mean() + (1 - scale) / 2)
@@ -116,7 +118,7 @@ def test_rmia_by_a_loop(losses, with_population):
 
 
 def test_losses_beyond_the_exponential_function_are_compared():
-    scores = rmia([900.0, 1000.0], [[1000.0, 1000.0]], [[False, False]], offline_scale=1.0, gamma=2.0)
+    scores = rmia_scores([900.0, 1000.0], [[1000.0, 1000.0]], [[False, False]], offline_scale=1.0, gamma=2.0)
     assert scores.tolist() == [0.5, 0.0]
 
 
@@ -127,7 +129,7 @@ def test_the_report_has_the_figures_of_each_attack_and_part(losses, tmp_path):
     )
     assert list(report.attacks) == ["loss", "lira", "rmia"]
     member = losses["member"].ravel()
-    scores = lira(losses["target"], losses["reference"], losses["inside"])
+    scores = lira_scores(losses["target"], losses["reference"], losses["inside"])
     assert report.attacks["lira"].auc == pytest.approx(roc_auc_score(member, scores.ravel()))
     assert report.attacks["loss"].auc == pytest.approx(roc_auc_score(member, -losses["target"].ravel()))
     assert report.attacks["lira"].auc > report.attacks["loss"].auc
@@ -186,7 +188,7 @@ TWO = np.array([[1.0, 1.0], [1.0, 1.0]])
 )
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
-        lira(*arguments)
+        lira_scores(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_bad_input_is_named(arguments, message):
 )
 def test_bad_options_of_rmia_are_named(option, message):
     with pytest.raises(ConfigurationError, match=message):
-        rmia([1.0, 1.0], TWO, TWO > 2, **option)
+        rmia_scores([1.0, 1.0], TWO, TWO > 2, **option)
 
 
 def test_bad_parts_are_named():

@@ -186,7 +186,9 @@ def test_reference_models_of_a_private_run_get_its_noise(digits):
     original = recipe.DifferentialPrivacy
     recipe.DifferentialPrivacy = Watching
     try:
-        privacy = DifferentialPrivacy(delta=1e-4, epsilon=3.0, max_grad_norm=0.7, clipping="adaptive", probe=False)
+        privacy = DifferentialPrivacy(
+            delta=1e-4, noise_multiplier=2.0, max_grad_norm=0.7, clipping="adaptive", probe=False
+        )
         attack = MembershipInference(reference_models=4, holdout=digits[1])
         _fit(digits, attack, privacy, epochs=2, accumulate_grad_batches=2)
     finally:
