@@ -21,6 +21,8 @@ from lightning_privacy.strategies import FederatedStrategy
 CONF = Path(lightning_privacy.conf.__file__).parent
 # What an entry of each group must be an instance of, once built.
 KINDS = {"data": LightningDataModule, "model": LightningModule, "callbacks": Callback, "logger": Logger}
+# Options that need a package which is an extra of the same name.
+EXTRAS = {"logger=mlflow": "mlflow", "logger=wandb": "wandb"}
 
 
 def _options(group: str) -> list[str]:
@@ -67,6 +69,7 @@ def test_the_default_is_private_digits_at_epsilon_3(tmp_path):
         *(f"+noise={option}" for option in _options("noise")),
         *(f"strategy={option}" for option in _options("strategy")),
         *(f"deploy={option}" for option in _options("deploy")),
+        "security=kept_key",
         "callbacks.privacy.clipping=adaptive",
         "model.optimizer._target_=torch.optim.RMSprop",
         "callbacks.privacy.epsilon=8",
@@ -74,6 +77,9 @@ def test_the_default_is_private_digits_at_epsilon_3(tmp_path):
     ],
 )
 def test_every_option_builds(tmp_path, override):
+    extra = EXTRAS.get(override)
+    if extra is not None:
+        pytest.importorskip(extra, reason=f"needs the extra {extra}")
     remove = ["~model.optimizer.betas"] if "RMSprop" in override else []
     config = _compose(tmp_path, override, *remove)
     _check(config)
@@ -92,11 +98,23 @@ def test_the_gpu_trainer_is_the_cpu_trainer_on_another_device(tmp_path):
 
 def test_no_file_is_left_out():
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")}
-    tested = {".", "data", "model", "model/optimizer", "model/scheduler", "logger", "callbacks", "experiment"}
+    tested = {
+        ".",
+        "data",
+        "model",
+        "model/optimizer",
+        "model/scheduler",
+        "logger",
+        "callbacks",
+        "experiment",
+        "optimizer",
+    }
     assert groups == tested | {
         "trainer",
         "paths",
         "hydra",
+        "hydra/launcher",
+        "hydra/sweeper",
         "noise",
         "strategy",
         "partition",
@@ -129,7 +147,7 @@ def test_a_partition_without_the_strategy_is_named(tmp_path):
 def test_without_privacy_there_is_no_privacy_callback(tmp_path):
     config = _compose(tmp_path, "callbacks=none")
     assert "privacy" not in config.callbacks
-    assert set(config.callbacks) == {"checkpoint", "progress"}
+    assert set(config.callbacks) == {"checkpoint", "plan", "progress"}
 
 
 @pytest.mark.parametrize(

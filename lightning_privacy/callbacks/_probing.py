@@ -26,7 +26,7 @@ from lightning_privacy.gradients.layout import Layouts
 from lightning_privacy.gradients.probe import IndependenceProbe, Moment
 from lightning_privacy.gradients.probe_randomness import untouched_generators
 
-__all__ = ["probe_training_step"]
+__all__ = ["Rehearsal", "fetch_examples", "probe_training_step"]
 
 _CANDIDATES = 16
 """Examples that are fetched, evenly over the data set; the probe takes those that differ."""
@@ -74,11 +74,11 @@ def probe_training_step(
     """
     devices = sorted({p.device for p in module.parameters() if p.device.type != "cpu"}, key=str)
     with untouched_generators(devices):
-        examples = _examples(loader, views)
+        examples = fetch_examples(loader, views=views)
 
         def prepare(dtype: torch.dtype, *, single: bool) -> IndependenceProbe:
             rehearsing = rehearsing_copy(trainer, module, loader)
-            rehearsal = _Rehearsal(trainer, loader, batch_idx, single=single)
+            rehearsal = Rehearsal(trainer, loader, batch_idx, single=single)
             return IndependenceProbe(
                 rehearsing.float() if single else rehearsing,
                 rehearsal.step,
@@ -107,7 +107,7 @@ def _coarsest(trainer: Any, module: LightningModule) -> torch.dtype:
     return max(own, key=lambda dtype: torch.finfo(dtype).eps)
 
 
-class _Rehearsal:
+class Rehearsal:
     """Runs the step of a copy as the trainer would.
 
     Args:
@@ -192,7 +192,16 @@ def _in_single_precision(leaf: Any) -> Any:
     return leaf.float() if isinstance(leaf, Tensor) and leaf.dtype in _HALF else leaf
 
 
-def _examples(loader: DataLoader[Any], views: int) -> list[Any]:
+def fetch_examples(loader: DataLoader[Any], *, views: int = 1) -> list[Any]:
+    """A few examples of the data set of a loader, from all over it.
+
+    Args:
+        loader: The loader.
+        views: Above 1, each example is a list of so many views of it.
+
+    Raises:
+        UnsupportedError: The data set gives no single examples.
+    """
     dataset: Any = loader.dataset
     count = len(dataset)
     # One from each part of the data set, which may be sorted; not at equal distances, as it may have a period.

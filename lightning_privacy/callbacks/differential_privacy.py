@@ -32,7 +32,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
@@ -52,14 +53,17 @@ from lightning_privacy.callbacks import _trainer_loader as loading
 from lightning_privacy.callbacks._agreement import agree
 from lightning_privacy.callbacks._balance import balance_of_run, settled_text, wanted_balance
 from lightning_privacy.callbacks._balance_cost import CellCost, cell_costs, costs_text
+from lightning_privacy.callbacks._epoch_batches import largest_microbatch
 from lightning_privacy.callbacks._handover import Address, Parcel
-from lightning_privacy.callbacks._planning import Target, plan_settings
+from lightning_privacy.callbacks._parts import releases_per_step
+from lightning_privacy.callbacks._planning import Target, plan_settings, steps_to_limits
 from lightning_privacy.callbacks._preconditions import (
     check_batches_are_given,
     check_data_ledger,
     check_optimizers,
     check_trainer_settings,
 )
+from lightning_privacy.callbacks._private_plan import PrivatePlan, Spending
 from lightning_privacy.callbacks._private_run import PrivateRun
 from lightning_privacy.callbacks._processes import processes_of
 from lightning_privacy.callbacks._resume import refuse_unknown_past, restore
@@ -186,6 +190,8 @@ class DifferentialPrivacy(Callback):
         self._balance: dict[str, Any] | None = None
         self._progress: RunProgress | None = None
         self._run: PrivateRun | None = None
+        self._plan: PrivatePlan | None = None
+        self._make_plan: Callable[[], PrivatePlan] | None = None
         self._fitting = False
         self._resumed = False
         self._journal: StepJournal | None = None
@@ -216,6 +222,16 @@ class DifferentialPrivacy(Callback):
         if self._settings is None:
             return []
         return cell_costs(self._settings, self._ledger, self._target.clipping)
+
+    @property
+    def plan(self) -> PrivatePlan | None:
+        """What the present fit set out to do and to spend; None outside of a fit, and before it was planned.
+
+        Ask first in ``on_train_start`` or later: before, a run that is resumed does not know where it goes on.
+        """
+        if self._plan is None and self._make_plan is not None:
+            self._plan = self._make_plan()
+        return self._plan
 
     @property
     def example_views(self) -> int:
@@ -349,9 +365,23 @@ class DifferentialPrivacy(Callback):
             size = settings.expected_batch_size
             rank_zero_info(f"DifferentialPrivacy: {settled_text(settings.balance, expected_batch_size=size)}")
         self._run.refuse_without_budget()
+        self._make_plan = partial(self._planned, trainer, settings, schedule, loader.batch_size or 1)
         self._run.attach()
         self._probe_due = self._probe
         self._lift_shield(trainer)
+
+    def _planned(self, trainer: Trainer, settings: RunSettings, schedule: StepSchedule, rows: int) -> PrivatePlan:
+        """What is told of the fit that is about to start; no figure of the guarantee is taken from it."""
+        each, steps = releases_per_step(trainer.optimizers), steps_to_limits(trainer, schedule)
+        release = self._target.clipping.release(settings.noise_multiplier, settings.sample_rate)
+        return PrivatePlan(
+            settings,
+            Spending(self._ledger, release, None if steps is None else steps * each),
+            releases_per_step=each,
+            steps_before=trainer.global_step,
+            steps_per_epoch=schedule.steps_per_epoch,
+            largest_batch=min(settings.num_examples * settings.views, largest_microbatch(rows)),
+        )
 
     def _record(self, release: Release) -> None:
         """Write down that a step is about to happen, before it does."""
@@ -423,6 +453,7 @@ class DifferentialPrivacy(Callback):
 
     def _close(self, trainer: Trainer) -> None:
         """Take everything off the trainer and its module again."""
+        self._plan = self._make_plan = None
         if self._run is not None:
             self._run.close()
             self._run = None

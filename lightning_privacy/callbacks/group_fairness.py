@@ -42,6 +42,7 @@ from lightning_privacy.callbacks._fairness_predictions import Reading, fields_of
 from lightning_privacy.callbacks._fairness_release import ledger_for, note_training_rows
 from lightning_privacy.callbacks._fairness_rows import Rows
 from lightning_privacy.callbacks._fairness_tables import released, scalars_of, tables_of
+from lightning_privacy.callbacks._logger_files import log_table
 from lightning_privacy.callbacks._processes import processes_of
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.fairness.batch_groups import Groups, column_of
@@ -65,8 +66,8 @@ class GroupFairness(Callback):
     group. With several attributes also for their intersections. What is undefined, such as the true positive rate of a
     group without positives, is NaN. Logged as ``fairness/<criterion>_difference``, ``fairness/accuracy/<group>`` and so
     on (in a test ``fairness/test/...``; with several attributes ``fairness/<attribute>/...``), printed, and written as
-    CSV to the folder ``fairness`` of the run. Every process must validate; rows that a ``DistributedSampler`` gives
-    twice count once.
+    CSV to the folder ``fairness`` of the run; loggers of TensorBoard, Weights & Biases and MLflow get the table too.
+    Every process must validate; rows that a ``DistributedSampler`` gives twice count once.
 
     Predictions are looked for in what ``validation_step`` returns, a dictionary with one of the keys ``"probs"``
     (probabilities), ``"logits"`` or ``"preds"`` (classes); else ``forward`` is run once more on the batch's input (its
@@ -330,6 +331,7 @@ class GroupFairness(Callback):
         self._start()
         self._tables = tuple(tables)
         if records and processes.leads and not trainer.fast_dev_run:  # type: ignore[attr-defined] # set by Lightning
+            log_table(trainer.loggers, f"{self.name}/{stage}", records, step=step)
             self._save(folder, f"{stage}-step={step}", records)
 
     def _save(self, folder: str, stem: str, records: list[dict[str, Any]]) -> None:

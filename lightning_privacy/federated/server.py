@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -38,7 +38,10 @@ from lightning_privacy.federated.adaptive_server import (
 
 __all__ = ["DiLoCo", "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "ServerOptimizer"]
 
-ServerOptimizer = Callable[[list[nn.Parameter]], Optimizer | tuple[Optimizer, LRScheduler]]
+# The second kind says no more than the first; readers of configs take classes whose objects are called for that one.
+ServerOptimizer = (
+    Callable[[list[nn.Parameter]], Optimizer | tuple[Optimizer, LRScheduler]] | Callable[[list[nn.Parameter]], Any]
+)
 """A function from the global parameters to what steps them, once a round."""
 
 

@@ -25,6 +25,8 @@ __all__ = ["CalledPlainly", "LossSite", "PublicSite", "RootSite", "WatchedSite",
 class WatchedSite:
     """A module with parameters of its own next to children: what it computes with them is followed."""
 
+    served_by = "followed functions"
+
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
 

@@ -26,7 +26,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd import Function
 
-__all__ = ["Handler", "grow_root", "has_own_forward", "intercept", "is_intercepted", "release"]
+__all__ = ["Handler", "grow_root", "handler_of", "has_own_forward", "intercept", "is_intercepted", "release"]
 
 Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called as ``handler(original_forward, args, kwargs)`` in place of the layer's forward."""
@@ -79,6 +79,12 @@ def intercept(module: nn.Module, handler: Handler, method: str = "forward") -> N
 def is_intercepted(module: nn.Module) -> bool:
     """Return whether calls of ``module`` go through a handler."""
     return isinstance(vars(module).get("forward"), _Intercepted)
+
+
+def handler_of(module: nn.Module) -> Handler | None:
+    """Return what calls of ``module`` go through, or None."""
+    intercepted = vars(module).get("forward")
+    return intercepted.handler if isinstance(intercepted, _Intercepted) else None
 
 
 def has_own_forward(module: nn.Module) -> bool:

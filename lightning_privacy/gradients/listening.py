@@ -77,9 +77,11 @@ class Site:
 
     Attributes:
         unseen: whether :meth:`run` calls nothing but functions on detached parameters, which nobody need watch.
+        served_by: what finds the gradients of single examples here, in a word or two.
     """
 
     unseen: ClassVar[bool] = False
+    served_by: str = ""
 
     def __init__(self, name: str, layer: nn.Module, recorder: Recorder, parameters: dict[str, nn.Parameter]) -> None:
         self.name = name or type(layer).__name__

@@ -65,6 +65,7 @@ class _RuleSite(Site):
     ) -> None:
         super().__init__(name, layer, recorder, parameters)
         self.rule = rule
+        self.served_by = type(rule).__name__
         self.dimensions = rule.batched_dimensions(layer)
         self.signature = inspect.signature(type(layer).forward)
 
@@ -100,6 +101,7 @@ class _CompositeSite(Site):
     ) -> None:
         super().__init__(name, layer, recorder, parameters)
         self.rule = rule
+        self.served_by = type(rule).__name__
 
     def run(
         self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], names: frozenset[str]
@@ -142,6 +144,8 @@ class _CompositeSite(Site):
 
 class _SamplerSite(Site):
     """A layer served by a gradient sampler registered with Opacus."""
+
+    served_by = "sampler of Opacus"
 
     def __init__(
         self,
@@ -193,6 +197,8 @@ class _SamplerSite(Site):
 
 class _FallbackSite(Site):
     """Any other module: run on one view of its parameters per row."""
+
+    served_by = "a view per example"
 
     def __init__(self, name: str, layer: nn.Module, recorder: Recorder, parameters: dict[str, nn.Parameter]) -> None:
         super().__init__(name, layer, recorder, parameters)

@@ -9,17 +9,22 @@ Example:
 from __future__ import annotations
 
 from lightning_privacy.report.federated_picture import federated_report
+from lightning_privacy.report.log_report import log_report
 from lightning_privacy.report.partition_picture import label_counts, partition_picture
-from lightning_privacy.report.progress import ProgressLines, make_progress
+from lightning_privacy.report.progress import PrivacyProgressBar, ProgressLines, make_progress
 from lightning_privacy.report.run_summary import Guarantee, Outcome, RunSummary
+from lightning_privacy.report.training_plan import TrainingPlan
 
 __all__ = [
     "Guarantee",
     "Outcome",
+    "PrivacyProgressBar",
     "ProgressLines",
     "RunSummary",
+    "TrainingPlan",
     "federated_report",
     "label_counts",
+    "log_report",
     "make_progress",
     "partition_picture",
 ]

@@ -30,7 +30,7 @@ import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -89,12 +89,12 @@ class Key:
         self._origin: tuple[Any, ...] | None = None
 
     @classmethod
-    def generate(cls, *, key_id: str | None = None, expires: datetime | str | None = None) -> Self:
+    def generate(cls, *, key_id: str | None = None, expires: datetime | str | None = None) -> Key:
         """A new key from the operating system's randomness."""
         return cls(secrets.token_bytes(SECRET_BYTES), key_id=key_id, expires=expires)
 
     @classmethod
-    def from_file(cls, path: str | Path, *, key_id: str | None = None) -> Self:
+    def from_file(cls, path: str | Path, *, key_id: str | None = None) -> Key:
         """The key in a file that only its owner can read.
 
         Args:
@@ -117,7 +117,7 @@ class Key:
         )
 
     @classmethod
-    def from_environment(cls, name: str, *, key_id: str | None = None) -> Self:
+    def from_environment(cls, name: str, *, key_id: str | None = None) -> Key:
         """The key in an environment variable, in one of the forms of text of :meth:`from_file`.
 
         Raises:
@@ -141,7 +141,7 @@ class Key:
         salt: bytes | str | Path,
         key_id: str | None = None,
         expires: datetime | str | None = None,
-    ) -> Self:
+    ) -> Key:
         """The key that scrypt makes of a passphrase and a salt; the same two give the same key.
 
         Args:
@@ -172,7 +172,7 @@ class Key:
         *,
         key_id: str | None = None,
         expires: datetime | str | None = None,
-    ) -> Self:
+    ) -> Key:
         """The key a key management service gives: ``fetch`` is called once, now.
 
         Args:
@@ -200,7 +200,7 @@ class Key:
         return key
 
     @classmethod
-    def _parsed(cls, content: bytes, place: str, key_id: str | None, origin: tuple[Any, ...]) -> Self:
+    def _parsed(cls, content: bytes, place: str, key_id: str | None, origin: tuple[Any, ...]) -> Key:
         try:
             secret, written_id, expires = parse_key(content)
             key = cls(secret, key_id=written_id or key_id, expires=expires)
@@ -275,10 +275,10 @@ class Key:
     def __hash__(self) -> int:
         return hash(self._key_id)
 
-    def __copy__(self) -> Self:
+    def __copy__(self) -> Key:
         return self
 
-    def __deepcopy__(self, memo: object) -> Self:
+    def __deepcopy__(self, memo: object) -> Key:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -184,6 +184,17 @@ class FederatedStrategy(UnwrappedStrategy):
         """What clients keep from round to round, by client and name: personal models, control variates."""
         return {} if self._federation is None else self._federation.stores.memory
 
+    def prepare_rounds(self) -> int:
+        """Get ready for the rounds of a fit whose train loader is set up, as its first round would do.
+
+        Returns:
+            How many clients there are.
+
+        Raises:
+            ConfigurationError: There is no such fit, or its rounds can't be planned.
+        """
+        return self._federate().clients.count
+
     @property
     def client_privacy(self) -> ClientPrivacy | None:
         """The differential privacy of whole clients, with its ledger; None without."""
