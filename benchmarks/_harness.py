@@ -26,12 +26,14 @@ __all__ = [
     "Timing",
     "hardware",
     "interleave",
+    "machine_line",
     "mapped_allocations",
     "parsed",
     "parser_of",
     "peak_resident_bytes",
     "pin_threads",
     "run_benchmark",
+    "show_claims",
     "write_result",
 ]
 
@@ -217,6 +219,33 @@ def hardware(*, threads: int, packages: Sequence[str], device: str | None = None
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """Return the last line of a table: the machine, and how busy it was.
+
+    Args:
+        machine: what :func:`hardware` gave, with the ``load_average_at_end``.
+    """
+    return (
+        f"{machine['threads']} thread(s), {machine['cpu']}, load average {machine['load_average_at_start']} to "
+        f"{machine['load_average_at_end']}"
+    )
+
+
+def show_claims(claims: Mapping[str, bool], about: str = "") -> int:
+    """Print which claims hold.
+
+    Args:
+        claims: name to whether it holds.
+        about: what comes before each.
+
+    Returns:
+        The exit status: 1 where one doesn't.
+    """
+    for claim, holds in claims.items():
+        print(f"{'holds' if holds else 'FAILS'}: {about}{claim}", flush=True)
+    return int(not all(claims.values()))
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
