@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning_privacy.report._version import package_version
@@ -55,7 +56,7 @@ def sweep_data(record: SweepRecord, *, delta: float | None = None) -> dict[str, 
     else:
         others = [entry for entry in record.entries if entry.run != BEST]
         cost = selection_privacy(selection, others)
-    finished = record.finished
+    finished = [_cleaned(entry) for entry in record.finished]
     front = _front(finished)
     settings = _varying(finished)
     return {
@@ -73,6 +74,16 @@ def sweep_data(record: SweepRecord, *, delta: float | None = None) -> dict[str, 
         ],
         "budgets": _budgets(finished),
     }
+
+
+def _cleaned(entry: SweepEntry) -> SweepEntry:
+    """A run without the figures that are none; an infinite epsilon is one."""
+    figures = {
+        name: value
+        for name, value in entry.figures.items()
+        if math.isfinite(value) or (name == "epsilon" and value == math.inf)
+    }
+    return replace(entry, figures=figures)
 
 
 def _privacy(cost: SweepPrivacy) -> dict[str, Any]:
