@@ -25,7 +25,7 @@ def test_the_trainer_encrypts_with_the_key_of_the_config(tmp_path, monkeypatch, 
     monkeypatch.setenv("LIGHTNING_PRIVACY_KEY_FILE", str(tmp_path / "key"))
     folders = [f"paths.output_dir={tmp_path}", f"paths.root={tmp_path}"]
     with initialize_config_module("lightning_privacy.conf", version_base="1.3"):
-        config = compose("config", overrides=[*folders, f"+security={option}"])
+        config = compose("config", overrides=[*folders, f"security={option}"])
     plugin = instantiate(config.trainer, logger=False).strategy.checkpoint_io
     assert isinstance(plugin, EncryptedCheckpointIO)
     plugin.save_checkpoint(CHECKPOINT, tmp_path / "last.ckpt")
