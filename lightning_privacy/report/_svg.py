@@ -155,7 +155,7 @@ def line_chart(
         return nothing(title)
     lines = [reference for reference in references if drawable(reference.y, log=log_y)]
     heights = [y for line in shown for y in line.heights] + [reference.y for reference in lines]
-    x_scale = scale_of([x for line in shown for x, _ in line.points], LEFT, WIDTH - RIGHT, log=log_x)
+    x_scale = scale_of([x for line in shown for x, _ in line.points], LEFT, WIDTH - RIGHT, log=log_x, snug=True)
     y_scale = scale_of([*heights, *(y_range or ())], HEIGHT - BOTTOM, TOP, log=log_y)
     body = axes(x_scale, y_scale, x_label, y_label)
     for number, line in enumerate(shown):
@@ -199,7 +199,7 @@ def scatter_chart(
     shown = [point for point in points if drawable(point.x, log=log_x) and math.isfinite(point.y)]
     if not shown:
         return nothing(title)
-    x_scale = scale_of([point.x for point in shown], LEFT, WIDTH - RIGHT, log=log_x)
+    x_scale = scale_of([point.x for point in shown], LEFT, WIDTH - RIGHT, log=log_x, snug=True)
     y_scale = scale_of([*(point.y for point in shown), *(y_range or ())], HEIGHT - BOTTOM, TOP)
     body = axes(x_scale, y_scale, x_label, y_label)
     front = sorted((point for point in shown if point.marked), key=lambda point: (point.x, point.y))
@@ -238,7 +238,7 @@ def bar_chart(
     if not bars:
         return nothing(title)
     ends = [value for bar in bars for value in (bar.value, bar.low, bar.high) if value is not None]
-    scale = scale_of([*(end for end in ends if math.isfinite(end)), *x_range, 0.0], 6.0, WIDTH - 14.0, snug=True)
+    scale = scale_of([*(end for end in ends if math.isfinite(end)), *x_range, 0.0], 16.0, WIDTH - 20.0, snug=True)
     step, top = _BAR + _GAP + 10.0, 6.0
     bottom = top + step * len(bars)
     body = "".join(
@@ -252,8 +252,8 @@ def bar_chart(
         y = top + step * number
         words = _bar_words(bar, percent=percent)
         told.append(f"{bar.label} {words}")
-        body += f'<text class="name" x="6" y="{y + 12:.1f}">{escape(short(bar.label, 40))}</text>'
-        body += f'<text class="name" text-anchor="end" x="{WIDTH - 14}" y="{y + 12:.1f}">{escape(words)}</text>'
+        body += f'<text class="name" x="16" y="{y + 12:.1f}">{escape(short(bar.label, 40))}</text>'
+        body += f'<text class="name" text-anchor="end" x="{WIDTH - 20}" y="{y + 12:.1f}">{escape(words)}</text>'
         if math.isfinite(bar.value):
             left, right = sorted((scale(0.0), scale(bar.value)))
             body += f'<rect class="bar" x="{left:.1f}" y="{y + 18:.1f}" width="{right - left:.1f}" height="{_BAR}"/>'

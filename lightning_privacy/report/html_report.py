@@ -73,6 +73,7 @@ def html_report(data: Mapping[str, Any]) -> str:
         result_headings=headings,
         result_rows=rows,
         class_rows=[[each["name"], _number(each["rate"]), _epsilon(each["epsilon"])] for each in guarantee["classes"]],
+        count_rows=_counts(data["preparation"]),
         preparation_rows=[] if data["preparation"] is None else _preparation(data["preparation"]),
         environment_rows=[] if environment is None else _environment(environment),
         command="" if environment is None else shlex.join(environment["command"]),
@@ -179,6 +180,11 @@ def _preparation(preparation: Mapping[str, Any]) -> list[list[str]]:
         ]
         for step in preparation["steps"]
     ]
+
+
+def _counts(preparation: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    counts = {} if preparation is None else preparation["counts"]
+    return [(name, _number(count)) for name, count in counts.items() if count is not None]
 
 
 def _environment(environment: Mapping[str, Any]) -> list[tuple[str, str]]:

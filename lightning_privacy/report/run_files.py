@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_privacy._lightning import LightningDataModule
+from lightning_privacy._lightning import LightningDataModule, Logger
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._balance_cost import CellCost
 from lightning_privacy.errors import LightningPrivacyError
 from lightning_privacy.report.ledger_file import write_ledger
+from lightning_privacy.report.log_report import log_report
 from lightning_privacy.report.make_report import make_report
 from lightning_privacy.report.pages import write_text
 from lightning_privacy.report.run_record import PREPARATION_FILE
@@ -39,6 +40,7 @@ def finish_run(
     covers: str = "training",
     classes: Sequence[CellCost] = (),
     datamodule: LightningDataModule | None = None,
+    loggers: Iterable[Logger] = (),
 ) -> Path | None:
     """Write what only the running process knows, and make the report.
 
@@ -50,6 +52,7 @@ def finish_run(
         covers: As :func:`~lightning_privacy.report.ledger_file.ledger_values` takes it.
         classes: What the run costs the examples of single classes.
         datamodule: Of the run, which may have prepared its data.
+        loggers: Of the run, which are given the report.
 
     Returns:
         The page, or None where it could not be made.
@@ -59,7 +62,9 @@ def finish_run(
             write_ledger(folder, ledger, covers=covers, classes=classes)
         if datamodule is not None:
             write_preparation(folder, datamodule)
-        return make_report(folder).page
+        page = make_report(folder).page
+        log_report(loggers, folder)
+        return page
     except Exception as error:  # noqa: BLE001 - whatever it is, the run must not be lost by it
         _log.warning(
             "warning: the report could not be made (%s); the run is complete. Try again: lightning-privacy report %s",

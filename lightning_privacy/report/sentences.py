@@ -45,7 +45,7 @@ _PITFALLS = (
         r"^Logged while training|^Figures of clients that are logged|\bacts? on '|figures of rows that are trained on",
     ),
     ("P32", r"one of a sweep"),
-    ("P34", r"person may be in up to|had up to \d+ of them|told apart by the column|duplicate"),
+    ("P34", r"person may be in up to|had up to \d+ of them|told apart by the column|records are one person's"),
     ("P40", r"who was in which cohort|seed of the cohorts"),
 )
 _VOID = "NOT PRIVATE"

@@ -89,6 +89,7 @@ def test_plain_words_are_about_the_unit():
         ("The noise was drawn from a fixed seed: whoever knows the seed can remove it. NOT PRIVATE.", "P25"),
         ("The run was resumed without its journal: steps taken after ...", "P26"),
         ("A person may be in up to 3 records, and epsilon is for one example", "P34"),
+        ("Which records are one person's was decided by comparing all of them, without noise", "P34"),
         ("Something else.", None),
     ],
 )

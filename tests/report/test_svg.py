@@ -130,8 +130,8 @@ def test_bars_have_lengths_intervals_and_words():
     half, whole = [float(bar.get("width")) for bar in root.iter("rect")]
     assert half == pytest.approx(whole / 2, abs=0.1)
     low, high = sorted({float(line.get("x1")) for line in root.iter("line") if line.get("class") == "whisker"})[:2]
-    assert low == pytest.approx(6 + whole / 4, abs=0.2)
-    assert high == pytest.approx(6 + 3 * whole / 4, abs=0.2)
+    assert low == pytest.approx(16 + whole / 4, abs=0.2)
+    assert high == pytest.approx(16 + 3 * whole / 4, abs=0.2)
     assert root.get("aria-label") == "t: all 50.0% (25.0 to 75.0); few 100.0%; none undefined few"
 
 
