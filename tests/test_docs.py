@@ -198,6 +198,8 @@ def test_files_and_names_in_the_text_are_there(page):
     text = _prose(page)
     for path in re.findall(r"`((?:benchmarks|conf|docs|examples|tests|lightning_privacy)/[\w./-]*)`", text):
         assert (ROOT / path).exists(), f"{page}: {path}"
+    for command in re.findall(r"`((?:lightning-privacy|make|python) [^`]+)`", text):
+        _check_command(command)
     for name in re.findall(r"`(lightning_privacy(?:\.\w+)+)(?:\([^`]*)?`", text):
         assert _is_there(name), f"{page}: {name}"
     for extra in re.findall(r"lightning-privacy\[([\w,-]+)\]", text):
