@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from lightning_privacy.sweeps.spending import Spending, set_present_spending
 __all__ = ["serve_run"]
 
 _ERROR = "error.txt"
+_SECONDS_TO_END = 120.0
 
 
 def serve_run(
@@ -76,7 +78,10 @@ def _watch(descriptor: int) -> None:
     """End with the sweep: the pipe is closed when the process at its other end is gone."""
     # Not by the stream, whose lock the interpreter takes when it shuts down.
     os.read(descriptor, 1)
+    # Lightning ends a fit after the batch; what does not end by itself is ended.
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_SECONDS_TO_END)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _become(parcel: Parcel) -> DictConfig:

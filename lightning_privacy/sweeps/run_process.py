@@ -49,7 +49,9 @@ _KEPT = (".hydra", "run.log", _LOCK, FOLDER)
 _BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 # A run that is one of several at a time must not meet others, or think to be one of their processes.
 _NOT_INHERITED = ("MASTER_PORT", "MASTER_ADDR", "LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "GROUP_RANK")
+_JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 _SECONDS_TO_STOP = 20.0
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _process(parcel: Parcel, folder: Path, name: str) -> int:
                 with contextlib.suppress(BrokenPipeError):
                     process.stdin.write(pickle.dumps(parcel))
                     process.stdin.flush()
-            status = process.wait()
+            status = _wait(process, watch=parcel.config.hydra.launcher.get("_target_") == _JOBLIB)
         except BaseException:
             _stop(process)
             raise
@@ -183,6 +185,18 @@ def _process(parcel: Parcel, folder: Path, name: str) -> int:
             for thread in threads:
                 thread.join(timeout=_SECONDS_TO_STOP)
     return status
+
+
+def _wait(process: subprocess.Popen[bytes], *, watch: bool) -> int:
+    """The exit status of a run; a worker of joblib, which would go on without the sweep, ends it with the sweep."""
+    parent = os.getppid()
+    while True:
+        try:
+            return process.wait(timeout=_SECONDS_BETWEEN_LOOKS)
+        except subprocess.TimeoutExpired:
+            if watch and os.getppid() != parent:
+                process.terminate()
+                watch = False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
