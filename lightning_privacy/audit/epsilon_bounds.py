@@ -120,7 +120,7 @@ def numbers_of_guesses(num_canaries: int) -> list[int]:
         [2, 3]
     """
     root, most = math.sqrt(num_canaries), min(num_canaries, _MOST_GUESSES)
-    return sorted({most} | {min(most, 2 * round(times * root / 2)) for times in _TIMES_THE_ROOT})
+    return sorted({most} | {min(most, 2 * max(1, round(times * root / 2))) for times in _TIMES_THE_ROOT})
 
 
 def bounds_of_scores(
