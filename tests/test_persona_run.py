@@ -12,12 +12,14 @@ import pytest
 import torch
 from dp_accounting.pld import PLDAccountant
 from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
 from lightning_privacy.accounting import LaplaceRelease, PrivacyLedger, SampledGaussian, TruncatedSampledGaussian
 from lightning_privacy.accounting.releases import SelectionRelease
 from lightning_privacy.cli import run
+from lightning_privacy.data import AugmentationDataModule, PersonaDataModule
 from lightning_privacy.errors import PrivacyBudgetExceeded
 from lightning_privacy.plugins import EncryptedCheckpointIO
 from lightning_privacy.security import Key
@@ -102,6 +104,34 @@ def test_the_deployed_model_is_the_one_that_was_tested(finished: Any) -> None:
     model = load_exported(folder / "deployed", key=key)
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     assert str(folder) not in (folder / "deployed" / "manifest.json").read_text()
+
+
+def test_images_are_augmented_one_by_one(tmp_path: Path) -> None:
+    """One augmentation of each example, or as many views as privacy was told."""
+    datamodule = instantiate(composed(tmp_path).data)
+    assert isinstance(datamodule, AugmentationDataModule)
+    assert isinstance(datamodule, PersonaDataModule)
+    assert datamodule.mixes_examples is None
+    assert datamodule.views_per_example == 1
+    assert not isinstance(instantiate(composed(tmp_path, "data.transforms=null").data), AugmentationDataModule)
+    assert not isinstance(instantiate(composed(tmp_path, "data.transforms.moved=null").data), AugmentationDataModule)
+
+
+def test_one_override_puts_fashion_mnist_in_place_of_digits(tmp_path: Path) -> None:
+    sources = {
+        repr(instantiate(composed(tmp_path, *overrides).data)._plan.source)
+        for overrides in ([f"data.root={tmp_path}"], ["data=persona_fashion", f"data.root={tmp_path}"])
+    }
+    (source,) = sources
+    assert "fashion-mnist" in source
+    assert "digits" in repr(instantiate(composed(tmp_path).data)._plan.source)
+
+
+def test_p34_what_epsilon_is_for_a_person_in_several_records_is_told(tmp_path: Path) -> None:
+    options = ["data.max_records_per_person=2", "data.num_persons=300"]
+    guarantee = run(composed(tmp_path, *options), tmp_path, Console(file=io.StringIO())).guarantee
+    (told,) = [caveat for caveat in guarantee.caveats if "for a person, both at delta" in caveat]
+    assert told.startswith(f"A person may be in 2 records: epsilon is {guarantee.epsilon:.4g} for a record and ")
 
 
 def test_a_budget_that_is_too_small_stops_before_the_stage_and_names_it(tmp_path: Path) -> None:

@@ -202,23 +202,19 @@ class PersonaDataModule(InMemoryDataModule):
         """Whether the preparation does more than change each record by itself; then it needs the ledger of training."""
         return self._learns
 
-    def guarantee(self, ledger: PrivacyLedger | None = None) -> GroupGuarantee:
+    def guarantee(self, ledger: PrivacyLedger) -> GroupGuarantee | None:
         """What all that was charged means for a person, who may be in ``max_records_per_person`` records.
 
         Args:
-            ledger: Of the training; None for that of the preparation.
+            ledger: Of the training.
 
-        Raises:
-            ConfigurationError: There is no ledger, or the table does not say who a record is about.
+        Returns:
+            The guarantee; None where the table does not say who a record is about.
         """
         from lightning_privacy.preparation.group_privacy import group_privacy
 
-        ledger, records = self._ledger if ledger is None else ledger, self._most_records()
-        if ledger is None or records is None:
-            raise ConfigurationError(
-                "a guarantee for a person needs a ledger, and a table that says who a record is of"
-            )
-        return group_privacy(ledger, records=records)
+        records = self._most_records()
+        return None if records is None else group_privacy(ledger, records=records)
 
     @property
     def roles(self) -> Roles:
