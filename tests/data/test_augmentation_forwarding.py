@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset, WeightedRandomSampler
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from lightning_privacy._lightning import LightningDataModule, LightningModule, Trainer
 from lightning_privacy.data.augmentation import AugmentationDataModule
+from lightning_privacy.data.augmentation.batches import may_repeat
 from lightning_privacy.data.augmentation.proxy import DataModuleProxy, LoaderDataModule
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 
@@ -310,6 +311,17 @@ def test_an_exception_reaches_the_wrapped_one(trainer):
     with pytest.raises(RuntimeError, match="stop"):
         trainer().fit(Failing(), datamodule=wrap(inner))
     assert "exception stop" in inner.calls
+
+
+@pytest.mark.parametrize("where", ["device", "workers"])
+@pytest.mark.parametrize("kind", [BatchSampler, type("Chosen", (BatchSampler,), {})], ids=["torch's", "of one's own"])
+def test_a_batch_sampler_that_the_loader_was_given_is_kept(kind, where):
+    data = TensorDataset(torch.arange(10.0).reshape(10, 1, 1, 1), torch.arange(10))
+    loader = DataLoader(data, batch_sampler=kind(WeightedRandomSampler([0.0] * 9 + [1.0], 8), 4, False))
+    datamodule = AugmentationDataModule(train_dataloader=loader, transforms=[RandomHorizontalFlip()], where=where)
+    assert [batch[1].tolist() for batch in datamodule.train_dataloader()] == [[9] * 4] * 2
+    assert may_repeat(loader)
+    assert not may_repeat(DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 4, False)))
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
