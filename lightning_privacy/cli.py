@@ -141,6 +141,11 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
         keep_ledger(folder, _ledger_of(privacy, strategy))
         raise
     ledger = _ledger_of(privacy, strategy)
+    if privacy is not None and (getattr(datamodule, "max_records_per_person", None) or 1) > 1:
+        # What epsilon is for a person in several records, now that all of it is spent.
+        of_person = datamodule.guarantee(privacy.ledger)  # type: ignore[attr-defined] # of those that have the other
+        if of_person is not None:
+            privacy.ledger.add_caveat(of_person.sentence())
     classes = [] if privacy is None else privacy.cell_costs()
     guarantee = None if ledger is None else Guarantee.of(ledger, classes)
     if config.deploy is not None and trainer.is_global_zero:
