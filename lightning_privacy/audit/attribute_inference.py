@@ -175,9 +175,8 @@ def learned_attack(
         return np.full(people, seen[0], np.int64)
     centre, scale = features[learn].mean(axis=0), features[learn].std(axis=0)
     features = (features - centre) / np.where(scale > 0, scale, 1.0)
-    model = LogisticRegression(C=1 / positive(regularisation=regularisation), max_iter=_ITERATIONS).fit(
-        features[learn], values[learn]
-    )
+    model = LogisticRegression(C=1 / positive(regularisation=regularisation), max_iter=_ITERATIONS)
+    model.fit(features[learn], values[learn])
     return np.asarray(model.predict(features), np.int64)
 
 

@@ -120,6 +120,7 @@ def test_rmia_by_a_loop(losses, with_population):
 def test_losses_beyond_the_exponential_function_are_compared():
     scores = rmia_scores([900.0, 1000.0], [[1000.0, 1000.0]], [[False, False]], offline_scale=1.0, gamma=2.0)
     assert scores.tolist() == [0.5, 0.0]
+    assert rmia_scores([1.0, 1.0], [[2.0, 2.0]], [[False, False]]).tolist() == [1.0, 1.0]  # as likely is enough
 
 
 def test_the_report_has_the_figures_of_each_attack_and_part(losses, tmp_path):
