@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _harness import hardware, pin_threads, write_result
+from _harness import hardware, pin_threads, show_claims, write_result
 
 _RESULT = Path(__file__).parent / "results" / "adult.json"
 _PACKAGES = ("lightning-privacy", "torch", "pytorch-lightning", "dp-accounting")
@@ -188,9 +188,7 @@ def main(argv: list[str]) -> int:
     claims = {} if arguments.overrides else judge(rows)
     result = {"benchmark": "adult", "overrides": arguments.overrides, "claims": claims, "rows": rows}
     write_result(arguments.out, {**result, "hardware": hardware(threads=arguments.threads, packages=_PACKAGES)})
-    for claim, holds in claims.items():
-        print(f"{'holds' if holds else 'FAILS'}: {claim}")
-    return int(not all(claims.values()))
+    return show_claims(claims)
 
 
 if __name__ == "__main__":

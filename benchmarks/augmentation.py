@@ -18,7 +18,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from _harness import hardware, interleave, parsed, parser_of, run_benchmark
+from _harness import hardware, interleave, machine_line, parsed, parser_of, run_benchmark
 
 _PACKAGES = ("lightning-privacy", "torch", "torchvision", "kornia")
 _SHAPES = {"28x28": (1, 28), "32x32": (3, 32), "96x96": (3, 96)}
@@ -199,12 +199,7 @@ def _format(result: dict[str, Any]) -> str:
             f"the DataModule adds {adds['device']:.1%} on the device (fastest epochs: {adds['device_best']:.1%}), "
             f"{adds['workers']:.1%} in workers ({adds['workers_best']:.1%})"
         )
-    machine = result["hardware"]
-    lines.append(
-        f"{machine['threads']} thread(s), {machine['cpu']}, load average {machine['load_average_at_start']} to "
-        f"{machine['load_average_at_end']}"
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, machine_line(result["hardware"])])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _harness import hardware, interleave, parsed, parser_of, run_benchmark
+from _harness import hardware, interleave, machine_line, parsed, parser_of, run_benchmark
 
 _PACKAGES = ("lightning-privacy", "cryptography", "torch")
 _MEGABYTES = 512
@@ -163,12 +163,8 @@ def _format(result: dict[str, Any]) -> str:
             f"{cell['megabytes_per_processor_second'] or 0:10}{cell['milliseconds']:11.2f}"
         )
     each = result["contenders"]["records at random"]["microseconds_per_record"]
-    machine = result["hardware"]
     lines.append(f"one record of {_RECORD_BYTES} bytes at random: {each} microseconds")
-    lines.append(
-        f"{result['megabytes']} MB, {machine['threads']} thread(s), {machine['cpu']}, load average "
-        f"{machine['load_average_at_start']} to {machine['load_average_at_end']}"
-    )
+    lines.append(f"{result['megabytes']} MB, {machine_line(result['hardware'])}")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from _harness import Timing, hardware, interleave, parsed, parser_of, run_benchmark
+from _harness import Timing, hardware, interleave, machine_line, parsed, parser_of, run_benchmark
 
 _PACKAGES = ("lightning-privacy", "torch", "fairlearn", "scikit-learn", "numpy", "pandas")
 _ROWS, _GROUPS, _SAMPLES = 200_000, 5, 200
@@ -172,15 +172,12 @@ def _format(result: dict[str, Any]) -> str:
             f"{name:20}{cell['samples']:8}{cell['seconds']:9.3f}{cell['best_seconds']:9.3f}"
             f"{cell['processor_seconds']:9.3f}{cell['milliseconds_per_sample']:13.3f}"
         )
-    machine = result["hardware"]
     lines.append(
         f"{result['rows']:,} rows, {result['groups']} groups; {result['times_faster_per_sample']} times as fast as "
         f"fairlearn per sample; figures differ by {result['largest_error']:.1e} at most"
     )
-    lines.append(
-        f"limit {result['limit_seconds']} s: {'met' if result['met'] else 'MISSED'}; {machine['threads']} thread(s), "
-        f"{machine['cpu']}, load average {machine['load_average_at_start']} to {machine['load_average_at_end']}"
-    )
+    met = "met" if result["met"] else "MISSED"
+    lines.append(f"limit {result['limit_seconds']} s: {met}; {machine_line(result['hardware'])}")
     return "\n".join(lines)
 
 

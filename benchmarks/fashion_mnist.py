@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from _experiment import run_experiment
-from _harness import hardware, pin_threads, write_result
+from _harness import hardware, pin_threads, show_claims, write_result
 
 _RESULT = Path(__file__).parent / "results" / "fashion_mnist.json"
 _PACKAGES = ("lightning-privacy", "torch", "torchvision", "pytorch-lightning", "dp-accounting")
@@ -58,9 +58,7 @@ def main(argv: list[str]) -> int:
             f"seed {run['seed']}: test accuracy {run['test_accuracy']:.2%}, epsilon {run['epsilon']:.4f}, "
             f"{run['whole_seconds'] / 60:.1f} minutes ({run['processor_seconds'] / 60:.1f} of one processor)"
         )
-    for claim, holds in claims.items():
-        print(f"{'holds' if holds else 'FAILS'}: {claim}")
-    return 0 if all(claims.values()) else 1
+    return show_claims(claims)
 
 
 if __name__ == "__main__":

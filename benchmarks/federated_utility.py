@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _harness import hardware, pin_threads, write_result
+from _harness import hardware, pin_threads, show_claims, write_result
 
 _RESULT = Path(__file__).parent / "results" / "federated_utility.json"
 _PACKAGES = ("lightning-privacy", "torch", "torchvision", "pytorch-lightning", "dp-accounting")
@@ -95,9 +95,7 @@ def main(argv: list[str]) -> int:
             f"{name}: test accuracy {run['test_accuracy']:.2%} after {run['rounds']} rounds, {spent}, "
             f"{run['processor_seconds'] / 60:.1f} minutes of one processor"
         )
-    for claim, holds in claims.items():
-        print(f"{'holds' if holds else 'FAILS'}: {claim}")
-    return 0 if all(claims.values()) else 1
+    return show_claims(claims)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _harness import hardware, pin_threads, write_result
+from _harness import hardware, pin_threads, show_claims, write_result
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
@@ -238,9 +238,7 @@ def main(argv: list[str]) -> int:
     write_result(arguments.out, result)
     for name, side in result["sides"].items():
         print(f"{name}: worst group {side['median_test_worst']:.1%}, all {side['median_test_accuracy']:.1%}")
-    for claim, holds in result["claims"].items():
-        print(f"{'holds' if holds else 'FAILS'}: {claim}")
-    return int(not all(result["claims"].values()))
+    return show_claims(result["claims"])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from _harness import hardware, interleave, parsed, parser_of, run_benchmark
+from _harness import hardware, interleave, machine_line, parsed, parser_of, run_benchmark
 
 _PACKAGES = ("lightning-privacy", "torch", "opacus", "numpy", "cryptography")
 _COUNT = 1_863_690  # the parameters of the 784-1024-1024-10 perceptron of dp_step.py
@@ -105,11 +105,7 @@ def _format(result: dict[str, Any]) -> str:
             f"{cell['milliseconds']:9.2f}{cell['time_multiple']:9.2f}{cell['best_time_multiple']:8.2f}"
             f"{cell['processor_time_multiple']:8.2f}"
         )
-    machine = result["hardware"]
-    lines.append(
-        f"{result['normals']:,} normals, {machine['threads']} thread(s), {machine['cpu']}, load average "
-        f"{machine['load_average_at_start']} to {machine['load_average_at_end']}"
-    )
+    lines.append(f"{result['normals']:,} normals, {machine_line(result['hardware'])}")
     return "\n".join(lines)
 
 

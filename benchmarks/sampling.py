@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from _harness import hardware, interleave, parsed, parser_of, run_benchmark
+from _harness import hardware, interleave, machine_line, parsed, parser_of, run_benchmark
 
 _PACKAGES = ("lightning-privacy", "torch", "numpy", "scikit-learn")
 _OTHERS = ("imbalanced-learn", "pytorch-metric-learning")
@@ -262,12 +262,7 @@ def _format(result: dict[str, Any]) -> str:
             )
         lines += [f"{name:32}{reason}" for name, reason in case["absent"].items()]
         lines.append("")
-    machine = result["hardware"]
-    lines.append(
-        f"{machine['threads']} thread(s), {machine['cpu']}, load average {machine['load_average_at_start']} to "
-        f"{machine['load_average_at_end']}"
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, machine_line(result["hardware"])])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from _experiment import run_experiment
-from _harness import hardware, pin_threads, write_result
+from _harness import hardware, pin_threads, show_claims, write_result
 
 _RESULT = Path(__file__).parent / "results" / "utility.json"
 _PACKAGES = ("lightning-privacy", "torch", "torchvision", "pytorch-lightning", "dp-accounting")
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> int:
     result: dict[str, Any] = {"benchmark": "utility", "rows": {}}
     if arguments.out.exists():
         result = json.loads(arguments.out.read_text(encoding="utf-8"))
-    failed = False
+    failed = 0
     for name in arguments.rows:
         row, runs = ROWS[name], []
         for seed in arguments.seeds:
@@ -139,10 +139,8 @@ def main(argv: list[str]) -> int:
                 f"{figures['whole_seconds'] / 60:.1f} minutes ({figures['processor_seconds'] / 60:.1f} of a processor)",
                 flush=True,
             )
-        for claim, holds in claims.items():
-            failed |= not holds
-            print(f"{'holds' if holds else 'FAILS'}: {name}: {claim}", flush=True)
-    return int(failed)
+        failed |= show_claims(claims, about=f"{name}: ")
+    return failed
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,23 +14,14 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ROW = "39, Private, 1, Bachelors, 13, Divorced, Sales, Unmarried, White, {}, {}, 0, 40, Cuba, {}"
 
 
-def _benchmark(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 def _row(accuracy, gap, epsilon=None):
     spent = {} if epsilon is None else {"epsilon": epsilon, "delta": 1e-5}
     run = {"test_accuracy": accuracy, "demographic_parity_gap": gap, **spent}
     return {"median_test_accuracy": accuracy, "median_gap": abs(gap), "runs": [run, run]}
 
 
-def test_adult_is_judged_by_every_run(monkeypatch):
-    adult = _benchmark("adult", monkeypatch)
+def test_adult_is_judged_by_every_run(load_benchmark):
+    adult = load_benchmark("adult")
     good = {"logistic": _row(0.845, 0.18), "fair": _row(0.83, -0.09), "logistic, epsilon 1": _row(0.842, 0.18, 0.99)}
     assert len(adult.judge(good)) == 5
     assert all(adult.judge(good).values())
@@ -48,8 +37,8 @@ def test_adult_is_judged_by_every_run(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["logistic", "fair, epsilon 3"])
-def test_adult_trains_the_experiment_and_looks_at_the_groups(tmp_path, monkeypatch, name):
-    adult = _benchmark("adult", monkeypatch)
+def test_adult_trains_the_experiment_and_looks_at_the_groups(tmp_path, load_benchmark, name):
+    adult = load_benchmark("adult")
     sexes, incomes = ("Male", "Female", "Male", "Female"), (">50K", "<=50K", "<=50K", ">50K")
     rows = [ROW.format(sex, 5000 * (income == ">50K"), income) for sex, income in zip(sexes, incomes, strict=True)]
     (tmp_path / "adult.data").write_text("\n".join(rows * 50))
@@ -69,8 +58,8 @@ def test_adult_trains_the_experiment_and_looks_at_the_groups(tmp_path, monkeypat
         assert "class counts" in figures["ledger"]
 
 
-def test_group_dro_trains_all_sides(monkeypatch):
-    benchmark = _benchmark("group_dro", monkeypatch)
+def test_group_dro_trains_all_sides(monkeypatch, load_benchmark):
+    benchmark = load_benchmark("group_dro")
     monkeypatch.setattr(benchmark, "_BATCH", 20)
     labels = torch.arange(80) % 2
     pictures, _, groups = coloured(torch.rand(80, 28, 28), labels, num_labels=2, correlation=0.7, seed=0)

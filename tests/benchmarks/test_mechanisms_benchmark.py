@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import subprocess
@@ -26,14 +25,8 @@ MECHANISMS = [
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("benchmark_mechanisms", BENCHMARKS / "mechanisms.py")
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclass looks its module up.
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark("mechanisms")
 
 
 def check(result, share):

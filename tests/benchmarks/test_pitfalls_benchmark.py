@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -19,12 +17,8 @@ FAST = ("P01", "P02", "P10", "P12", "P17", "P35")
 
 
 @pytest.fixture
-def pitfalls(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("benchmark_pitfalls", BENCHMARKS / "pitfalls.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def pitfalls(load_benchmark):
+    return load_benchmark("pitfalls")
 
 
 def test_each_row_has_an_experiment(pitfalls):
