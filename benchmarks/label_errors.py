@@ -120,14 +120,5 @@ def _format(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> int:
-    """Run the benchmark.
-
-    Args:
-        argv: the command line without the program's name.
-    """
-    return run_benchmark(_parse(argv), _run, _format)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_benchmark(_parse(sys.argv[1:]), _run, _format))
