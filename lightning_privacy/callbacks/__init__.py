@@ -13,6 +13,7 @@ from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_privacy.callbacks.group_dro import GroupDRO
 from lightning_privacy.callbacks.group_fairness import GroupFairness
 from lightning_privacy.callbacks.membership_inference import MembershipInference
+from lightning_privacy.callbacks.privacy_audit import PrivacyAudit
 from lightning_privacy.callbacks.private_balance import PrivateBalance
 from lightning_privacy.callbacks.reweighing import Reweighing
 
@@ -22,6 +23,7 @@ __all__ = [
     "GroupDRO",
     "GroupFairness",
     "MembershipInference",
+    "PrivacyAudit",
     "PrivateBalance",
     "Reweighing",
 ]
