@@ -115,11 +115,14 @@ class TrainingPlan(Callback):
         table = _table("Plan of the training", "", "")
         for name, value in self._rows.items():
             table.add_row(name, value)
-        console.print(table)
-        if self._chosen:
-            console.print()
-            console.print(_layer_table(self._chosen, self._layers))
-        console.print()
+        with console.capture() as captured:
+            console.print(table)
+            if self._chosen:
+                console.print()
+                console.print(_layer_table(self._chosen, self._layers))
+        # Columns are filled up with blanks, which are no use in a file.
+        lines = [line.rstrip() for line in captured.get().splitlines()]
+        print("\n".join([*lines, ""]), file=output, flush=True)
 
 
 def _private_rows(plan: PrivatePlan) -> dict[str, str]:
