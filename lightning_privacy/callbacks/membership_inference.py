@@ -35,7 +35,14 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from typing_extensions import override
 
-from lightning_privacy._lightning import Callback, LightningModule, Trainer, check_trainer, rank_zero_info
+from lightning_privacy._lightning import (
+    Callback,
+    LightningDataModule,
+    LightningModule,
+    Trainer,
+    check_trainer,
+    rank_zero_info,
+)
 from lightning_privacy._validate import one_of, positive_int
 from lightning_privacy.audit.audit_file import AuditResult
 from lightning_privacy.audit.halves import random_halves
@@ -62,8 +69,9 @@ class MembershipInference(Callback):
     are; nothing of the reference models is kept.
 
     The held-out examples stand for those that were not in the training data: where they were not chosen at random but
-    are of another kind, the attack also tells the kinds apart. Choose the split at random for figures that mean
-    something, and don't tune anything on the held-out examples.
+    are of another kind, the attack also tells the kinds apart; where a data module divides its data anew whenever it is
+    set up, some of them were trained on and the attack looks weaker than it is. For figures that mean something choose
+    the split at random, once, and don't tune anything on the held-out examples.
 
     The figures are computed from private examples without noise, are not private themselves, and are not charged: they
     are for whoever holds the data.
@@ -121,6 +129,7 @@ class MembershipInference(Callback):
         self._seed = seed
         self._template: LightningModule | None = None
         self._recipe: Recipe | None = None
+        self._outside: Dataset[Any] | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -139,18 +148,27 @@ class MembershipInference(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _train_loader(trainer)
-        self._held_out(trainer)
+        # Now and not at the end, where a run that has cost something would fail for want of them.
+        self._outside = _held_out(trainer) if self._holdout is None else self._holdout
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         template, recipe, self._template, self._recipe = self._template, self._recipe, None, None
-        if template is None or recipe is None or trainer.train_dataloader is None:
-            return
+        outside, self._outside = self._outside, None
+        if template is None or recipe is None or outside is None:
+            return  # nothing was trained
         with torch.random.fork_rng(devices=[]):  # loaders and seeds draw from it, and what follows a fit may too
-            self._attack(trainer, pl_module, template, recipe)
+            self._attack(trainer, pl_module, template, recipe, outside)
 
-    def _attack(self, trainer: Trainer, pl_module: LightningModule, template: LightningModule, recipe: Recipe) -> None:
-        loader, holdout = _train_loader(trainer), self._held_out(trainer)
+    def _attack(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        template: LightningModule,
+        recipe: Recipe,
+        holdout: Dataset[Any],
+    ) -> None:
+        loader = _train_loader(trainer)
         examples: Dataset[Any] = ConcatDataset([loader.dataset, holdout])
         inside = np.arange(_length(examples)) < _length(loader.dataset)
         device = pl_module.device
@@ -192,25 +210,27 @@ class MembershipInference(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._template = self._recipe = None
+        self._template = self._recipe = self._outside = None
 
-    def _held_out(self, trainer: Trainer) -> Dataset[Any]:
-        if self._holdout is not None:
-            return self._holdout
-        datamodule = getattr(trainer, "datamodule", None)
-        loaders: list[Any] = []
-        if datamodule is not None:
-            datamodule.setup("test")
-            loaders += _as_list(datamodule.test_dataloader()) + _as_list(datamodule.val_dataloader())
-        loaders += _as_list(trainer.val_dataloaders)
-        found = next((loader.dataset for loader in loaders if isinstance(loader, DataLoader)), None)
-        if found is None:
-            raise ConfigurationError(
-                "there are no held-out examples to compare the training examples with: pass holdout=, a data set that "
-                "is not trained on, or train with a data module that has a test loader"
-            )
-        dataset: Dataset[Any] = found
-        return dataset
+
+def _held_out(trainer: Trainer) -> Dataset[Any]:
+    """The examples of the test loader, or of the validation loader."""
+    datamodule = getattr(trainer, "datamodule", None)
+    loaders: list[Any] = []
+    if datamodule is not None:
+        for name in ("test_dataloader", "val_dataloader"):
+            if getattr(type(datamodule), name) is not getattr(LightningDataModule, name):
+                datamodule.setup("test" if name == "test_dataloader" else "validate")
+                loaders += _as_list(getattr(datamodule, name)())
+    loaders += _as_list(trainer.val_dataloaders)
+    found = next((loader.dataset for loader in loaders if isinstance(loader, DataLoader)), None)
+    if found is None:
+        raise ConfigurationError(
+            "there are no held-out examples to compare the training examples with: pass holdout=, a data set that is "
+            "not trained on, or train with a data module that has a test loader"
+        )
+    dataset: Dataset[Any] = found
+    return dataset
 
 
 def _as_list(loaders: Any) -> list[Any]:

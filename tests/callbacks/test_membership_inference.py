@@ -12,12 +12,13 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_privacy._lightning import LightningModule, Trainer
+from lightning_privacy._lightning import LightningDataModule, LightningModule, Trainer
 from lightning_privacy.audit import AuditResult
 from lightning_privacy.callbacks import DifferentialPrivacy
 from lightning_privacy.callbacks._example_losses import example_columns, example_losses
 from lightning_privacy.callbacks._reference_models import losses_of_models
 from lightning_privacy.callbacks.membership_inference import MembershipInference
+from lightning_privacy.data import DigitsDataModule
 from lightning_privacy.data.in_memory import InMemoryDataset, collate
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.models import MLP, Classifier
@@ -84,16 +85,13 @@ def test_an_overfitted_model_is_found_out_and_a_private_one_is_not(digits, tmp_p
 
 
 def test_the_run_is_left_as_it_is(digits):
-    """The same seed gives the same weights with the callback and without, and the ledger is not charged."""
+    """The same seed gives the same weights, and the same random numbers after them, with the callback and without."""
     weights = []
     for callbacks in ([], [MembershipInference(reference_models=4, holdout=digits[1])]):
         trainer = _fit(digits, *callbacks, epochs=2)
         after = torch.rand(3)
         weights.append([*trainer.lightning_module.state_dict().values(), after])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-    privacy = DifferentialPrivacy(delta=1e-4, noise_multiplier=2.0, probe=False)
-    trainer = _fit(digits, MembershipInference(reference_models=4, holdout=digits[1]), privacy, epochs=1)
-    assert sum(count for _, count, _ in privacy.ledger.history) == trainer.global_step
 
 
 def test_losses_are_those_of_the_model_example_by_example(digits):
@@ -190,14 +188,27 @@ def test_reference_models_of_a_private_run_get_its_noise(digits):
             delta=1e-4, noise_multiplier=2.0, max_grad_norm=0.7, clipping="adaptive", probe=False
         )
         attack = MembershipInference(reference_models=4, holdout=digits[1])
-        _fit(digits, attack, privacy, epochs=2, accumulate_grad_batches=2)
+        trainer = _fit(digits, attack, privacy, epochs=1, accumulate_grad_batches=2)
     finally:
         recipe.DifferentialPrivacy = original
+    assert sum(count for _, count, _ in privacy.ledger.history) == trainer.global_step
     assert len(seen) == 4
     for settings in seen:
         assert settings.noise_multiplier == privacy.noise_multiplier
         assert settings.expected_batch_size == privacy._settings.expected_batch_size == 2 * BATCH
         assert settings.clipping == privacy._settings.clipping
+
+
+def test_the_test_set_of_a_data_module_is_held_out():
+    """And its validation set where there is no test set."""
+
+    class NoTest(DigitsDataModule):
+        test_dataloader = LightningDataModule.test_dataloader
+
+    for datamodule, outside in ((DigitsDataModule(image_size=8), 270), (NoTest(image_size=8), 90)):
+        attack = MembershipInference(reference_models=0)
+        Trainer(max_epochs=1, callbacks=[attack], **QUIET).fit(_module(), datamodule=datamodule)
+        assert (attack.report.attacks["loss"].members, attack.report.attacks["loss"].non_members) == (1437, outside)
 
 
 def test_without_held_out_examples_it_says_so_before_training(digits):
