@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -168,9 +169,11 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     summary.write(folder)
     if trainer.is_global_zero:
         account, covers = (released, "data") if ledger is None else (ledger, "training")
-        page = finish_run(folder, ledger=account, covers=covers, classes=classes, datamodule=datamodule)
+        page = finish_run(
+            folder, ledger=account, covers=covers, classes=classes, datamodule=datamodule, loggers=trainer.loggers
+        )
         if page is not None:
-            console.print(f"Report: {page}", soft_wrap=True)
+            summary = replace(summary, artefacts={**summary.artefacts, "Report": str(page)})
     return summary
 
 

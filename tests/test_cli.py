@@ -118,7 +118,8 @@ def calls(tmp_path_factory) -> dict[str, Call]:
 
 def _rows(call: Call) -> dict[str, list[str]]:
     """The table at the end, by the name of the row."""
-    lines = [line.split("│") for line in call.out.splitlines() if "│" in line]
+    _, _, end = call.out.rpartition("\nResult")  # the plan at the start is a table too
+    lines = [line.split("│") for line in end.splitlines() if "│" in line]
     return {name.strip(): [cell.strip() for cell in cells] for name, *cells in lines}
 
 
@@ -144,8 +145,8 @@ def test_a_private_run_prints_nothing_but_what_helps(calls):
     lines = [line for line in call.out.splitlines() if "│" not in line and "┃" not in line and "━" not in line]
     starts = [" ".join(line.split()[:2]) for line in lines if line.strip()]
     assert starts == [
-        "Run folder:", "Training with", "epoch 1", "epoch 2", "Training the", "Result", "* Training", "* Logged",
-        "* The", "Config, metrics,",
+        "Run folder:", "Training with", "Plan of", "Gradients of", "epoch 1", "epoch 2", "Training the", "Result",
+        "* Training", "* Logged", "* The", "Config, metrics,", f"Report: {call.folder}/run/report.html",
     ]  # fmt: skip
     assert "privacy/epsilon" in call.out
 
@@ -153,7 +154,8 @@ def test_a_private_run_prints_nothing_but_what_helps(calls):
 def test_the_run_folder_has_config_metrics_checkpoints_and_summary(calls):
     folder = calls["private"].folder / "run"
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
-        "checkpoints", "config.yaml", "metrics", "run.log", "summary.json", "summary.txt",
+        "checkpoints", "classification.json", "config.yaml", "environment.json", "ledger.json", "metrics",
+        "model_card.md", "report.html", "report.json", "run.log", "summary.json", "summary.txt",
     ]  # fmt: skip
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     with (folder / "metrics" / "metrics.csv").open() as file:
@@ -165,6 +167,30 @@ def test_the_run_folder_has_config_metrics_checkpoints_and_summary(calls):
     assert summary["outcome"]["steps"] == summary["guarantee"]["steps"] == 4
     assert "zero-out" in (folder / "summary.txt").read_text()
     assert "epsilon: 3.0" in (folder / "config.yaml").read_text()
+
+
+def test_the_report_says_what_the_run_was(calls):
+    statuses = {}
+    for name in ("private", "resumed", "without"):
+        folder = calls[name].folder / "run"
+        data = json.loads((folder / "report.json").read_text())
+        statuses[name] = data["guarantee"]["status"]
+        assert data["missing"] == []
+        assert data["classification"]["examples"] == 270
+        assert (folder / "report.html").stat().st_size < 2_000_000
+    assert statuses == {"private": "private", "resumed": "private", "without": "none"}
+    data = json.loads((calls["private"].folder / "run" / "report.json").read_text())
+    summary = json.loads((calls["private"].folder / "run" / "summary.json").read_text())
+    assert data["guarantee"]["epsilon"] == pytest.approx(summary["guarantee"]["epsilon"])
+    assert data["environment"]["command"][1:] == ["trainer.max_epochs=2", "data.batch_size=720"]
+    assert [curve["label"] for curve in data["epsilon_curves"]] == ["privacy/epsilon"]
+    assert data["results"]["test"]["acc"] == summary["outcome"]["test"]["acc"]
+
+
+def test_a_run_that_failed_keeps_its_ledger(calls):
+    ledger = json.loads((calls["full disk"].folder / "run" / "ledger.json").read_text())
+    assert ledger["complete"] is False
+    assert ledger["epsilon"] > 0
 
 
 def test_a_run_without_privacy_says_so_and_claims_no_epsilon(calls):
