@@ -8,6 +8,7 @@ Example:
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from lightning_privacy.sweeps.attempts import AttemptLog
 
 __all__ = ["SweepEnd", "sweep_failed"]
 
+_EXTRAS = {
+    "hydra_plugins.hydra_joblib_launcher": "joblib",
+    "hydra_plugins.hydra_submitit_launcher": "submitit",
+    "hydra_plugins.hydra_ray_launcher": "ray",
+}
 _FAILED: list[str] = []
 
 
@@ -40,6 +46,7 @@ class SweepEnd(Callback):
     @override
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         _FAILED.clear()
+        _refuse_missing_launcher(str(config.hydra.launcher.get("_target_", "")))
         attempts, _ = AttemptLog(_folder(config)).read()
         self._before = frozenset(attempt.name for attempt in attempts)
 
@@ -62,6 +69,22 @@ class SweepEnd(Callback):
                 sys.stderr,
             )
         _report(folder)
+
+
+def _refuse_missing_launcher(target: str) -> None:
+    """End with one line where the launcher's package is not installed."""
+    package = ".".join(target.split(".")[:2])
+    extra = _EXTRAS.get(package)
+    if extra is None:
+        return
+    try:
+        found = importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # hydra_plugins itself
+        found = False
+    if not found:
+        _say(f"error: this launcher needs {package}: pip install 'lightning-privacy[{extra}]'", sys.stderr)
+        # Hydra turns other errors of a callback into warnings.
+        raise SystemExit(1)
 
 
 def _report(folder: Path) -> None:

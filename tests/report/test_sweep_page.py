@@ -224,7 +224,7 @@ def test_p32_the_best_of_a_secret_number_of_runs(tmp_path):
 
 
 def test_the_end_of_a_sweep_tells_what_is_lost(tmp_path, capsys):
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {}}})
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {}, "launcher": {}}})
     end = SweepEnd()
     end.on_multirun_start(config)
     end.on_multirun_end(config)
@@ -246,7 +246,7 @@ def test_the_end_of_a_sweep_tells_what_is_lost(tmp_path, capsys):
 
 def test_a_report_that_cannot_be_made_loses_no_run(tmp_path, capsys):
     (tmp_path / "selection.json").write_text("{")
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {}}})
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {}, "launcher": {}}})
     end = SweepEnd()
     end.on_multirun_start(config)
     end.on_multirun_end(config)
@@ -271,3 +271,13 @@ def test_parallel_coordinates_have_a_line_for_each_run():
 
 def test_write_returns_the_page(tmp_path):
     assert write_sweep_report(tmp_path) == tmp_path / "sweep.html"
+
+
+def test_a_launcher_that_is_not_installed_is_named_with_its_extra(tmp_path, capsys, monkeypatch):
+    target = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
+    hydra = {"sweep": {"dir": str(tmp_path)}, "sweeper": {}, "launcher": {"_target_": target}}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as end:
+        SweepEnd().on_multirun_start(OmegaConf.create({"hydra": hydra}))
+    assert end.value.code == 1
+    assert "pip install 'lightning-privacy[ray]'" in capsys.readouterr().err
