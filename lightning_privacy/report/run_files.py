@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning_privacy._lightning import LightningDataModule, Logger
 from lightning_privacy.accounting import PrivacyLedger
@@ -29,6 +29,8 @@ from lightning_privacy.report.pages import write_text
 from lightning_privacy.report.run_record import PREPARATION_FILE
 
 __all__ = ["finish_run", "keep_ledger", "write_preparation"]
+
+_Result = TypeVar("_Result")
 
 _log = logging.getLogger(__name__)
 
@@ -57,17 +59,25 @@ def finish_run(
     Returns:
         The page, or None where it could not be made.
     """
+    if ledger is not None:
+        _attempt("the ledger", folder, lambda: write_ledger(folder, ledger, covers=covers, classes=classes))
+    if datamodule is not None:
+        _attempt("the preparation of the data", folder, lambda: write_preparation(folder, datamodule))
+    made = _attempt("the report", folder, lambda: make_report(folder))
+    if made is None:
+        return None
+    _attempt("the report at the loggers", folder, lambda: log_report(loggers, folder))
+    return made.page
+
+
+def _attempt(what: str, folder: Path, action: Callable[[], _Result]) -> _Result | None:
+    """Do something that is not worth a run; what goes wrong is told."""
     try:
-        if ledger is not None:
-            write_ledger(folder, ledger, covers=covers, classes=classes)
-        if datamodule is not None:
-            write_preparation(folder, datamodule)
-        page = make_report(folder).page
-        log_report(loggers, folder)
-        return page
+        return action()
     except Exception as error:  # noqa: BLE001 - whatever it is, the run must not be lost by it
         _log.warning(
-            "warning: the report could not be made (%s); the run is complete. Try again: lightning-privacy report %s",
+            "warning: %s could not be written (%s); the run is complete. To try again: lightning-privacy report %s",
+            what,
             " ".join(str(error).split()) or type(error).__name__,
             folder,
             exc_info=_log.isEnabledFor(logging.DEBUG),

@@ -48,6 +48,12 @@ _PITFALLS = (
     ("P34", r"person may be in up to|had up to \d+ of them|told apart by the column|records are one person's"),
     ("P40", r"who was in which cohort|seed of the cohorts"),
 )
+_YOURS = {
+    "example": "an example about you",
+    "record": "a record of yours",
+    "client": "your client, with all its data,",
+    "person": "what is known of you",
+}
 _VOID = "NOT PRIVATE"
 
 
@@ -93,9 +99,10 @@ class Promise:
         thing = "the weights of the model" if self.covers == "training" else "what was released of the data"
         return [
             (
-                f"Think of somebody who wants to know whether your {unit} was used. They know all other {unit}s, how "
-                f"the training works, and {thing}. By guessing they are right in {_GUESSES // 2} of {_GUESSES:,} such "
-                f"cases. With all they know they are right in at most {self.right_guesses()} of {_GUESSES:,}."
+                f"Think of somebody who wants to know whether {_YOURS.get(unit, f'your {unit}')} was used. They know "
+                f"all other {unit}s, how the training works, and {thing}. By guessing they are right in "
+                f"{_GUESSES // 2} of {_GUESSES:,} such cases. With all they know they are right in at most "
+                f"{self.right_guesses()} of {_GUESSES:,}."
             ),
             (
                 "That is a ceiling for the strongest attacker there can be, not a forecast. What attacks reach in "

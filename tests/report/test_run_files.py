@@ -51,9 +51,20 @@ def test_a_report_that_cannot_be_made_loses_no_run(ledger, tmp_path, monkeypatch
     monkeypatch.setattr(run_files, "make_report", fail)
     with caplog.at_level(logging.WARNING):
         assert run_files.finish_run(tmp_path, ledger=ledger) is None
-    assert "the report could not be made" in caplog.text
+    assert "the report could not be written" in caplog.text
     assert f"lightning-privacy report {tmp_path}" in caplog.text
     assert read_ledger(tmp_path / "ledger.json").history == ledger.history
+
+
+def test_what_else_goes_wrong_loses_no_report(ledger, tmp_path, monkeypatch, caplog):
+    def fail(*arguments):
+        raise RuntimeError("not today")
+
+    monkeypatch.setattr(run_files, "write_preparation", fail)
+    monkeypatch.setattr(run_files, "log_report", fail)
+    assert run_files.finish_run(tmp_path, ledger=ledger, datamodule=_Prepared()) == tmp_path / "report.html"
+    assert "the preparation of the data could not be written (not today)" in caplog.text
+    assert "the report at the loggers could not be written (not today)" in caplog.text
 
 
 def test_what_was_spent_is_kept_when_a_run_fails(ledger, tmp_path, caplog):
