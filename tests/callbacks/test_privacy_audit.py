@@ -343,6 +343,21 @@ def test_every_clipping_policy_and_views_can_be_audited_by_gradients(tmp_path):
         assert audit.result.verdict == "holds"
 
 
+@pytest.mark.parametrize("dp", [False, True])
+def test_a_schedule_that_asks_for_the_number_of_steps_sees_the_canaries(tmp_path, dp):
+    class Scheduled(Net):
+        def configure_optimizers(self):
+            self.steps = self.trainer.estimated_stepping_batches
+            return super().configure_optimizers()
+
+    audit = quiet(num_canaries=40, canaries="gradients" if dp else "noise", write=False)
+    trainer, module = fit(*[audit, *([private()] if dp else [])], module=Scheduled(), tmp_path=tmp_path)
+    expected = 12 if dp else -(-(200 + int(audit.coins.sum())) // 20)
+    assert trainer.global_step == module.steps == expected
+    if dp:
+        assert audit._gradients._steps == 12
+
+
 def federated(**options):
     return FederatedStrategy(partition=IIDPartition(20), cohort_size=10, rounds_per_epoch=3, **options)
 
