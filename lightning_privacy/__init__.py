@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         DifferentialPrivacy,
         GroupDRO,
         GroupFairness,
+        MembershipInference,
+        PrivacyAudit,
         PrivateBalance,
         Reweighing,
     )
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
         randomized_response,
     )
     from lightning_privacy.plugins import AtomicCheckpointIO, EncryptedCheckpointIO
+    from lightning_privacy.report import TrainingPlan
     from lightning_privacy.sampling import (
         BalancedBatchSampler,
         BalancedSampler,
@@ -151,12 +154,14 @@ __all__ = [
     "Krum",
     "LaplaceRelease",
     "LightningPrivacyError",
+    "MembershipInference",
     "NaturalPartition",
     "NoiseSource",
     "NonPrivate",
     "PerLayerClipping",
     "PersonaDataModule",
     "PoissonSampler",
+    "PrivacyAudit",
     "PrivacyBudgetExceeded",
     "PrivacyLedger",
     "PrivacyViolation",
@@ -174,6 +179,7 @@ __all__ = [
     "SeededNoiseWarning",
     "SelectionRelease",
     "ShardPartition",
+    "TrainingPlan",
     "TrimmedMean",
     "TruncatedSampledGaussian",
     "UnsupportedError",
@@ -200,7 +206,10 @@ _ROOMS = {
         "AdaptiveClippingRelease GaussianRelease LaplaceRelease NonPrivate PrivacyLedger PureRelease "
         "RandomizedResponseRelease SampledGaussian SelectionRelease TruncatedSampledGaussian calibrate_noise"
     ),
-    "callbacks": "AdversarialDebiasing DifferentialPrivacy GroupDRO GroupFairness PrivateBalance Reweighing",
+    "callbacks": (
+        "AdversarialDebiasing DifferentialPrivacy GroupDRO GroupFairness MembershipInference PrivacyAudit "
+        "PrivateBalance Reweighing"
+    ),
     "data": "AugmentationDataModule PersonaDataModule PrivateLabels PrivateLabelsDataModule",
     "errors": (
         "CheckpointError ConfigurationError LightningPrivacyError PrivacyBudgetExceeded PrivacyViolation "
@@ -221,6 +230,7 @@ _ROOMS = {
         "randomized_response"
     ),
     "plugins": "AtomicCheckpointIO EncryptedCheckpointIO",
+    "report": "TrainingPlan",
     "sampling": ("BalancedBatchSampler BalancedSampler PoissonSampler ResampledDataset ResumableDataLoader resample"),
     "strategies": "FederatedStrategy",
     "security": "Key KeyRing",
