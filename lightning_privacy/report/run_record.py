@@ -92,7 +92,8 @@ class RunRecord:
         missing: list[str] = []
         config, settings = _config(folder / "config.yaml", missing)
         found = {name: _json(folder / name, lacks, missing, wanted=wanted) for name, lacks, wanted in _FILES}
-        metrics = _metrics(folder / _METRICS, missing)
+        places = [folder / _METRICS, folder / _METRICS.name]
+        metrics = _metrics(next((place for place in places if place.is_file()), places[0]), missing)
         return cls(
             folder=folder,
             config=config,
@@ -196,13 +197,15 @@ def _number(text: object) -> float | None:
 
 def _audits(folder: Path, missing: list[str]) -> dict[str, AuditResult]:
     found: dict[str, AuditResult] = {}
-    for path in sorted(folder.glob("audit_*.json")):
+    # A callback of a trainer without this package's command writes to the folder of its logger.
+    for path in sorted([*folder.glob("audit_*.json"), *folder.glob("[!.]*/audit_*.json")]):
+        name = str(path.relative_to(folder))
         try:
             if path.stat().st_size > _LARGEST_FILE:
                 raise ConfigurationError(f"it is larger than {_LARGEST_FILE >> 20} MiB")
-            found[path.name] = AuditResult.read(path)
+            found[name] = AuditResult.read(path)
         except (LightningPrivacyError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            missing.append(f"{path.name} can't be read ({_words(error)}): this audit is left out.")
+            missing.append(f"{name} can't be read ({_words(error)}): this audit is left out.")
     return found
 
 

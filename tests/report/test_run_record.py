@@ -31,6 +31,17 @@ def test_a_moved_folder_is_as_good(whole_run, tmp_path):
     assert mine == theirs
 
 
+def test_the_folder_of_a_logger_is_a_folder_of_a_run(run_copy):
+    """Whoever has a trainer of their own finds metrics, audits and tables where Lightning's CSV logger writes."""
+    (run_copy / "audit_canaries.json").rename(run_copy / "metrics" / "audit_canaries.json")
+    assert sorted(RunRecord.read(run_copy).audits) == ["audit_inversion.json", "metrics/audit_canaries.json"]
+    record = RunRecord.read(run_copy / "metrics")
+    assert list(record.audits) == ["audit_canaries.json"]
+    assert len(record.metrics["privacy/epsilon"]) == 80
+    assert [table.attribute for table in record.fairness] == ["gender"]
+    assert not [sentence for sentence in record.missing if "metrics" in sentence]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_costs_its_part_only(run_copy, name):
     before = report_data(RunRecord.read(run_copy))
