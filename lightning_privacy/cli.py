@@ -48,6 +48,7 @@ from lightning_privacy._lightning import (
 )
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks import DifferentialPrivacy, GroupFairness
+from lightning_privacy.data import AugmentationDataModule
 from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
 from lightning_privacy.report.classification import ClassificationTally
@@ -256,8 +257,11 @@ def _train(
     seconds = time.perf_counter() - start
     test = trainer.test(model, datamodule=datamodule, verbose=False)
     # A second pass over the training data with the final weights, by a trainer that logs nothing: in the
-    # metrics file "test/acc" is the test's alone.
-    loader: Any = datamodule.train_dataloader()
+    # metrics file "test/acc" is the test's alone. Images as they are, like those of the test.
+    plain = datamodule
+    while isinstance(plain, AugmentationDataModule):
+        plain = plain.datamodule
+    loader: Any = plain.train_dataloader()
     ordered: DataLoader[Any] = DataLoader(loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
     train = _plain_trainer(config).test(model, dataloaders=ordered, verbose=False)
     return model, Outcome(trainer.global_step, seconds, train=_unprefixed(train), test=_unprefixed(test))

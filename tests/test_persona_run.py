@@ -106,6 +106,26 @@ def test_the_deployed_model_is_the_one_that_was_tested(finished: Any) -> None:
     assert str(folder) not in (folder / "deployed" / "manifest.json").read_text()
 
 
+def test_figures_of_training_are_of_images_as_they_are(finished: Any, tmp_path: Path) -> None:
+    folder, summary, _ = finished
+    plain = composed(
+        tmp_path,
+        "data.transforms=null",
+        f"data.store={folder}/store",
+        f"security.key.path={folder}/keys/lightning-privacy.key",
+    )
+    datamodule = instantiate(plain.data)
+    datamodule.ledger = PrivacyLedger(delta=1e-5)
+    key = Key.from_file(folder / "keys" / "lightning-privacy.key")
+    checkpoint = EncryptedCheckpointIO(key).load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    model = instantiate(plain.model)
+    model.load_state_dict(checkpoint["state_dict"])
+    model.eval()
+    train = datamodule.splits.train
+    right = (model(train.tensors[0]).argmax(dim=1) == train.labels).float().mean()
+    assert summary.outcome.train["acc"] == pytest.approx(float(right), abs=1e-6)
+
+
 def test_images_are_augmented_one_by_one(tmp_path: Path) -> None:
     """One augmentation of each example, or as many views as privacy was told."""
     datamodule = instantiate(composed(tmp_path).data)
