@@ -18,12 +18,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import (
+    BatchSampler,
     ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
     IterableDataset,
     RandomSampler,
+    SequentialSampler,
     Subset,
     WeightedRandomSampler,
 )
@@ -586,6 +588,14 @@ def test_disjoint_parts_of_one_data_set_are_no_caveat(tiny):
     parts = [Subset(data, range(60)), Subset(data, range(60, 90))]
     trainer.fit(Model(), DataLoader(parts[0], 30, shuffle=True), DataLoader(parts[1], 10))
     assert not any("GroupFairness" in caveat for caveat in privacy.ledger.caveats)
+
+
+@pytest.mark.parametrize(("sampler", "known"), [(SequentialSampler, True), (RandomSampler, False)])
+def test_the_order_of_rows_is_that_of_the_batch_sampler_a_loader_was_given(sampler, known):
+    """The loader's own sampler is a sequential one then, whatever is inside the batch sampler."""
+    data = Data("pair", size=10)
+    order = RowOrder.of(DataLoader(data, batch_sampler=BatchSampler(sampler(data), 2, drop_last=False)))
+    assert (order.reason is None) == known
 
 
 @pytest.mark.parametrize("replicas", [2, 3, 4])

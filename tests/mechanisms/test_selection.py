@@ -276,7 +276,8 @@ def test_the_exponential_mechanism_over_many_candidates():
         ([-1.7e308, -1.6e308, 1.7e308], 2),
         ([1e300, 1e300 + 1e285], 1),
         ([0.0, 5e-324], 1),
-        ([2**53, 2**53 + 2], 1),
+        ([2**53 - 2, 2**53], 1),
+        ([2.0**60, 2.0**60 + 2**8], 1),
     ],
 )
 def test_scores_of_any_size(scores, best):
