@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,8 @@ def sweep_report_command(argv: Sequence[str]) -> int:
     parser.add_argument("--delta", type=float, default=None, help="at which the sweep's epsilon is wanted")
     parser.add_argument("--output", type=Path, default=None, help="folder for the report; the sweep's by default")
     given = parser.parse_args(list(argv))
+    # Of orders that dp_accounting leaves out of a bound, which is none the less one.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     console = Console(highlight=False)
     try:
         data = _data(given.folder, given.delta)
