@@ -28,7 +28,7 @@ _COMPARED = ("one step, one image", "client privacy, noise 1")
 #: Local steps, examples of a client, noise multiplier of the round (None: no client privacy).
 _CASES: dict[str, tuple[int, int, float | None]] = {
     "one step, one image": (1, 1, None),
-    "five steps, one image": (5, 1, None),
+    "three steps, one image": (3, 1, None),
     "one step, four images": (1, 4, None),
     "clipped, noise 0.01": (1, 1, 0.01),
     "clipped, noise 0.1": (1, 1, 0.1),
@@ -41,7 +41,7 @@ def inversion(*, quick: bool, picture: Path | None) -> dict[str, Any]:
     pixels, classes = load_digits(return_X_y=True)
     images = torch.tensor(pixels / 8 - 1, dtype=torch.float32).reshape(-1, 1, 8, 8)
     labels = torch.tensor(classes)
-    clients = 2 if quick else 20
+    clients = 2 if quick else 10
     cases, shown = {}, [AuditImage(f"client {number}", _grey(images[number])) for number in range(min(_SHOWN, clients))]
     for name, (steps, size, noise) in _CASES.items():
         likes, labels_right = [], 0
@@ -53,7 +53,7 @@ def inversion(*, quick: bool, picture: Path | None) -> dict[str, Any]:
                 update = _released(update, noise)
             found = invert_update(
                 model, update, learning_rate=_RATE, input_shape=(1, 8, 8), num_examples=size, local_steps=steps,
-                bounds=(-1.0, 1.0), iterations=20 if quick else 400, total_variation=0.01, seed=client,
+                bounds=(-1.0, 1.0), iterations=20 if quick else 300, total_variation=0.01, seed=client,
             )  # fmt: skip
             labels_right += int(found.labels.tolist() == sorted(labels[own].tolist()))
             pairs = _matched(found.inputs, images[own])

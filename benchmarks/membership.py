@@ -25,7 +25,9 @@ import logging
 import sys
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from _harness import hardware, pin_threads, write_result
 
 _RESULT = Path(__file__).parent / "results" / "membership.json"
 _PACKAGES = ("lightning-privacy", "torch", "pytorch-lightning", "scikit-learn", "numpy")
+_TARGETS, _REFERENCES = 4, 16
 _FPR = 0.01
 _TIMES = 5
 _EPSILON, _DELTA = 3.0, 1e-5
@@ -45,18 +48,20 @@ _SETTINGS = {
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--targets", type=int, default=8)
-    parser.add_argument("--references", type=int, default=32)
+    parser.add_argument("--targets", type=int, default=_TARGETS)
+    parser.add_argument("--references", type=int, default=_REFERENCES)
+    parser.add_argument("--jobs", type=int, default=2, help="models trained at the same time")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="few small models: shows that it runs, measures nothing")
     parser.add_argument("--only", choices=("membership", "attributes", "inversion"), help="one part; writes nothing")
     parser.add_argument("--picture", type=Path, help="where to save the picture of the gradient inversion")
     parser.add_argument("--output", type=Path, help="result file; a complete run has a place of its own")
     arguments = parser.parse_args(argv)
-    for name, least in (("targets", 1), ("references", 4), ("threads", 1)):
+    for name, least in (("targets", 1), ("references", 4), ("threads", 1), ("jobs", 1)):
         if getattr(arguments, name) < least:
             parser.error(f"--{name} must be >= {least}, got {getattr(arguments, name)}")
-    complete = not arguments.quick and arguments.only is None and arguments.targets >= 8 and arguments.references >= 32
+    enough = arguments.targets >= _TARGETS and arguments.references >= _REFERENCES
+    complete = enough and not arguments.quick and arguments.only is None
     if arguments.output is None and complete:
         arguments.output = _RESULT
     return arguments
@@ -78,47 +83,81 @@ def _trainer(epochs: int, private: bool) -> Any:
     )
 
 
-def _side(name: str, arguments: argparse.Namespace, data: Any, member: Any, halves: Any) -> tuple[dict[str, Any], Any]:
-    """Train targets and references of one side and attack the targets."""
+def _data() -> Any:
+    import torch
+    from sklearn.datasets import load_digits
+
+    from lightning_privacy.data.in_memory import InMemoryDataset
+
+    images, labels = load_digits(return_X_y=True)
+    return InMemoryDataset(torch.tensor(images / 8 - 1, dtype=torch.float32), torch.tensor(labels))
+
+
+def _trained(name: str, epochs: int, threads: int, first: int, member: Any) -> tuple[Any, Any]:
+    """Losses of some models, and where they are right; in a process of its own."""
     import numpy as np
     import torch
 
-    from lightning_privacy.audit.exceedances import detectable_ratio
-    from lightning_privacy.audit.membership import measure_membership
     from lightning_privacy.callbacks._reference_models import losses_of_models
     from lightning_privacy.data.in_memory import collate
     from lightning_privacy.models import MLP, Classifier
 
+    torch.set_num_threads(threads)
+    _be_quiet()
     settings = _SETTINGS[name]
-    epochs = 2 if arguments.quick else int(settings["epochs"])
     adam = partial(torch.optim.Adam, lr=settings["learning_rate"])
+    right: list[Any] = []
 
     def module() -> Classifier:
         return Classifier(MLP(in_features=64, num_classes=10, hidden=(64,)), num_classes=10, optimizer=adam)
-
-    right: list[Any] = []
 
     def losses(model: Any, batch: Any) -> Any:
         outputs = model(batch[0]).double()  # so that confidences next to 1 are told apart
         right.append((outputs.argmax(1) == batch[1]).numpy())
         return torch.nn.functional.cross_entropy(outputs, batch[1], reduction="none")
 
-    start = time.perf_counter()
     found = losses_of_models(
         module,
-        data,
-        np.concatenate([member, halves]),
+        _data(),
+        member,
         make_trainer=partial(_trainer, epochs, name == "private"),
         batch_size=int(settings["batch"]),
         collate_fn=collate,
         losses=losses,
-        seed=0,
+        seed=first,
     )
+    return found, np.concatenate(right).reshape(found.shape)
+
+
+def _be_quiet() -> None:
+    warnings.simplefilter("ignore")
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _side(name: str, arguments: argparse.Namespace, labels: Any, member: Any, halves: Any) -> dict[str, Any]:
+    """Train targets and references of one side and attack the targets."""
+    import numpy as np
+
+    from lightning_privacy.audit.exceedances import detectable_ratio
+    from lightning_privacy.audit.membership import measure_membership
+
+    settings = _SETTINGS[name]
+    epochs = 2 if arguments.quick else int(settings["epochs"])
+    every = np.concatenate([member, halves])
+    starts = np.array_split(np.arange(len(every)), arguments.jobs)
+    start = time.perf_counter()
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+        done = [
+            pool.submit(_trained, name, epochs, arguments.threads, int(rows[0]), every[rows])
+            for rows in starts
+            if rows.size
+        ]
+        parts = [future.result() for future in done]
     seconds = time.perf_counter() - start
-    correct = np.concatenate(right).reshape(found.shape)[: len(member)]
-    report = measure_membership(
-        found[: len(member)], member, found[len(member) :], halves, parts={"class": data.tensors[1].numpy()}
-    )
+    found, right = (np.concatenate(each) for each in zip(*parts, strict=True))
+    correct = right[: len(member)]
+    report = measure_membership(found[: len(member)], member, found[len(member) :], halves, parts={"class": labels})
     figures = report.attacks["lira"]
     ratio = detectable_ratio(figures.members, figures.non_members, fpr=_FPR, significance=_SIGNIFICANCE, miss=_MISS)
     result = report.result(**({"epsilon": _EPSILON, "delta": _DELTA} if name == "private" else {}))
@@ -138,22 +177,18 @@ def _side(name: str, arguments: argparse.Namespace, data: Any, member: Any, halv
         "p_value_of_rmia": report.p_values["rmia"][_FPR],
         "noticed_from_this_multiple_of_the_fpr": round(ratio, 3),
         "verdict": result.verdict,
-    }, report
+    }
 
 
 def _membership(arguments: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
-    import torch
-    from sklearn.datasets import load_digits
 
     from lightning_privacy.audit.halves import random_halves
-    from lightning_privacy.data.in_memory import InMemoryDataset
 
-    images, labels = load_digits(return_X_y=True)
-    data = InMemoryDataset(torch.tensor(images / 8 - 1, dtype=torch.float32), torch.tensor(labels))
+    labels = _data().tensors[1].numpy()
     coins = np.random.default_rng(0).random((arguments.targets, len(labels))) < 0.5
     halves = random_halves(arguments.references, len(labels), seed=1)
-    sides = {name: _side(name, arguments, data, coins, halves)[0] for name in _SETTINGS}
+    sides = {name: _side(name, arguments, labels, coins, halves) for name in _SETTINGS}
     plain = sides["plain"]["attacks"]["lira"]["tpr"][f"{_FPR:g}"]
     p_value = sides["private"]["p_value_of_lira"]
     return {
@@ -200,9 +235,7 @@ def main(argv: list[str]) -> int:
     from _gradient_inversion import inversion
 
     torch.set_num_threads(arguments.threads)
-    warnings.simplefilter("ignore")
-    for name in ("pytorch_lightning", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _be_quiet()
     parts = {
         "membership": lambda: _membership(arguments),
         "attributes": lambda: attributes(quick=arguments.quick),

@@ -63,7 +63,7 @@ def _fit(digits, *callbacks, epochs: int = 40, **settings) -> Trainer:
 def test_an_overfitted_model_is_found_out_and_a_private_one_is_not(digits, tmp_path):
     """TPR at 1% FPR at least 5% without privacy; at epsilon 3 no more than chance explains.
 
-    The test of the private model alarms without reason with a probability of 0.1%, and would miss a TPR of eight times
+    The test of the private model alarms without reason with a probability of 0.1%, and would miss a TPR of eleven times
     the FPR with one below 5%.
     """
     figures = {}
