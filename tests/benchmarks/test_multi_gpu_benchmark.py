@@ -251,5 +251,10 @@ def test_the_committed_result_says_that_no_gpu_took_part():
     assert "no GPU was at hand" in committed["note"]
     assert "computed, not measured" in committed["plan"]["note"]
     assert list(committed["measured"]) == ["1", "2"]
+    for network, rows in committed["measured"]["2"]["steps"].items():
+        size = committed["plan"]["steps"][network]["counted"]["parameter_bytes"]
+        sent = [rows[scaling]["private"]["sent_bytes"] for scaling in ("weak", "strong")]
+        assert all(size <= each < size + 500 for each in sent)
+    assert all(row["weak"]["2"]["processor_efficiency"] > 0.5 for row in committed["scaling"]["steps"].values())
     for rows in committed["plan"]["steps"].values():
         assert all(0 < rows["weak"][count]["efficiency"] <= 1 for count in ("8", "64"))
