@@ -58,6 +58,7 @@ def test_the_default_is_private_digits_at_epsilon_3(tmp_path):
     assert config.model.backbone._target_.endswith("PersonaNet")
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy.*")  # of the database that MLflow opens
 @pytest.mark.parametrize(
     "override",
     [

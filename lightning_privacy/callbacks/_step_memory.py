@@ -3,7 +3,8 @@
 Weights, gradients and the optimizer's state are counted. What a row adds is measured: the step runs on a copy with two
 small batches of different sizes, and what autograd keeps of each is weighed. Private gradients also keep the gradient
 of every layer's output until the end of a backward, and no more than that again for gradients of single examples. What
-is used for a moment inside an operation, the data set, and what other programs use is left out.
+is used for a moment inside an operation, the data set, and what the program holds anyway is left out: for a row, the
+peak that was measured on a CPU was a fifth above the figure, for a dense network and for a convolutional one.
 
 Example:
     >>> import torch
@@ -44,7 +45,7 @@ _STATES: dict[type[Optimizer], Callable[[Mapping[str, Any]], int]] = {
     torch.optim.RMSprop: lambda group: 1 + (group["momentum"] > 0) + bool(group["centered"]),
     torch.optim.SGD: lambda group: int(group["momentum"] != 0),
 }
-# Batches that are compared; of their difference a constant share, such as a mask for all rows, is no part.
+# Batches that are compared: weights, and what else does not grow with a batch, are no part of the difference.
 _SIZES = (2, 4)
 
 
@@ -129,17 +130,15 @@ def row_bytes(trainer: Any, module: LightningModule, loader: DataLoader[Any], *,
 
 
 def _kept(module: nn.Module, run: Callable[[], None]) -> tuple[int, int]:
-    """Bytes autograd keeps of a run, and bytes of what the layers with weights give out in it."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+    """Bytes autograd keeps of a run, weights among them, and bytes of what the layers with weights give out in it."""
     storages: dict[int, int] = {}
     alive: list[Tensor] = []
     outputs = 0
 
     def weigh(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor.detach())  # or another tensor could take the place in memory, and be left out
+        storages[storage.data_ptr()] = storage.nbytes()
+        alive.append(tensor.detach())  # or another tensor could take the place in memory, and be left out
         return tensor
 
     def note(_layer: nn.Module, _inputs: Any, output: Any) -> None:
