@@ -91,7 +91,11 @@ class RunRecord:
             raise ConfigurationError(f"folder must be the folder of a run, and {folder} is none")
         missing: list[str] = []
         config, settings = _config(folder / "config.yaml", missing)
-        found = {name: _json(folder / name, lacks, missing, wanted=wanted) for name, lacks, wanted in _FILES}
+        found: dict[str, Mapping[str, Any] | None] = {}
+        for name, lacks, wanted in _FILES:
+            # A run without privacy has charged nothing.
+            needed = wanted and not (name == LEDGER_FILE and _without_ledger(found["summary.json"]))
+            found[name] = _json(folder / name, lacks, missing, wanted=needed)
         places = [folder / _METRICS, folder / _METRICS.name]
         metrics = _metrics(next((place for place in places if place.is_file()), places[0]), missing)
         return cls(
@@ -108,6 +112,10 @@ class RunRecord:
             audits=_audits(folder, missing),
             missing=tuple(missing),
         )
+
+
+def _without_ledger(summary: Mapping[str, Any] | None) -> bool:
+    return summary is not None and summary.get("guarantee", ...) is None and summary.get("data_releases") is None
 
 
 def _text(path: Path, lacks: str, missing: list[str], *, wanted: bool = True) -> str | None:
