@@ -4,7 +4,7 @@ Example:
     >>> from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
     >>> spending = Spending(PrivacyLedger(delta=1e-5, budget=1.0), SampledGaussian(1.0, 0.01), releases=100)
     >>> spending.affordable, round(spending.epsilon_at_end or 0.0, 2)
-    (100, 0.69)
+    (100, 0.72)
     >>> endless = Spending(PrivacyLedger(delta=1e-5), SampledGaussian(1.0, 0.01), releases=None)
     >>> endless.affordable, endless.epsilon_at_end
     (None, None)
