@@ -293,7 +293,9 @@ def test_p26_a_resume_that_is_refused_takes_nothing_out_of_the_ledger(tmp_path):
     datamodule.setup("fit")
     before = again.ledger.state_dict()
     with pytest.raises(CheckpointError, match="delta"):
-        _trainer(tmp_path, again, max_epochs=2).fit(_module(), datamodule, ckpt_path=saved.best_model_path)
+        _trainer(tmp_path, again, ModelCheckpoint(dirpath=tmp_path / "second"), max_epochs=2).fit(
+            _module(), datamodule, ckpt_path=saved.best_model_path
+        )
     assert again.ledger.count(LaplaceRelease(0.25)) == 1
     assert again.ledger.state_dict() == before
 
