@@ -159,8 +159,10 @@ class PrivacyAudit(Callback):
         self._holdings, self._planted = [], None
         self.bounds = self.result = self.scores = None
         self._fitting = True
-        self._undo = replace_train_loader(
-            trainer, lambda given: self._with_canaries(trainer, given) if self._fitting else given
+        self._undo = undo = replace_train_loader(
+            # What a fit that ended with an error may have left on the trainer must not plant a second time.
+            trainer,
+            lambda given: self._with_canaries(trainer, given) if self._undo is undo else given,
         )
 
     def _with_canaries(self, trainer: Trainer, given: Any) -> Any:
@@ -286,10 +288,14 @@ class PrivacyAudit(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._fitting = False
+        self._close(trainer)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._close(trainer)
+
+    def _close(self, trainer: Trainer) -> None:
+        """Take the canaries off the trainer's data again."""
         self._fitting = False
         # DifferentialPrivacy takes its own change of the loader back, and this one with it.
         if self._undo is not None and not is_private(trainer):

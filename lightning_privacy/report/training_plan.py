@@ -47,6 +47,7 @@ from lightning_privacy.strategies import FederatedStrategy
 __all__ = ["TrainingPlan"]
 
 _WIDTH = 110
+_REASON = 120  # characters of an error
 _NO_END = "until it is stopped: neither the trainer nor a budget has a limit"
 
 
@@ -54,7 +55,8 @@ class TrainingPlan(Callback):
     """Prints the plan of a fit before its first step: data, steps, noise, epsilon, memory, the rule of each layer.
 
     It reads and changes nothing of the guarantee. Memory is an estimate: weights, gradients, the optimizer's state, and
-    what a batch keeps for backward, measured on two batches of a few examples with a copy of the module.
+    what a batch keeps for backward, measured on two batches of a few examples with a copy of the module. Where the
+    training step can't do with such batches, the plan says so and the fit goes on.
 
     Args:
         layers: Up to how many layers are listed one by one; of more, those of one class and rule are one line.
@@ -175,8 +177,8 @@ def _plain_rows(trainer: Trainer) -> dict[str, str]:
     loader = trainer.train_dataloader
     dataset = getattr(loader, "dataset", None)
     rows = {"examples": f"{len(dataset):,}" if isinstance(dataset, Sized) else "not known"}
-    size = getattr(loader, "batch_size", None)
-    if isinstance(size, int):
+    size = _batch_size(loader)
+    if size is not None:
         # An attribute of every trainer, which its type does not tell.
         factor = trainer.accumulate_grad_batches * trainer.world_size
         rows["batch"] = f"{size * factor:,} examples"
@@ -221,13 +223,15 @@ def _memory(trainer: Trainer, module: LightningModule, plan: PrivatePlan | None)
     """One line on memory, which says what could not be measured."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     loader: Any = trainer.train_dataloader
-    row, rows = None, 0
+    row, rows, reason = None, 0, ""
     if isinstance(loader, DataLoader) and isinstance(loader.dataset, Sized) and len(loader.dataset):
+        rows = plan.largest_batch if plan is not None else _batch_size(loader) or 1
         try:
             row = row_bytes(trainer, module, loader, private=plan is not None)
-        except ConfigurationError:  # a module that can't be copied
-            row = None
-        rows = plan.largest_batch if plan is not None else loader.batch_size or 1
+        except ConfigurationError:
+            reason = " (the module can't be copied)"
+        except Exception as error:  # noqa: BLE001 - the step is the user's, and may refuse batches of another size
+            reason = f" ({type(error).__name__}: {' '.join(str(error).split())[:_REASON]})"
     memory = StepMemory(
         weights=tensor_bytes((*module.parameters(), *module.buffers())),
         gradients=tensor_bytes(trained),
@@ -237,8 +241,14 @@ def _memory(trainer: Trainer, module: LightningModule, plan: PrivatePlan | None)
     )
     text = f"{_size(memory.model)} for weights, gradients and optimizer"
     if memory.total is None or memory.row is None:
-        return f"about {text}; what a batch needs was not measured"
+        return f"about {text}; what a batch needs was not measured{reason}"
     return f"about {_size(memory.total)}: {text}, {_size(memory.row)} for each of up to {rows:,} rows"
+
+
+def _batch_size(loader: Any) -> int | None:
+    """Examples of a batch, also where a batch sampler of the user's makes them; None where nobody says."""
+    sizes = (getattr(loader, "batch_size", None), getattr(getattr(loader, "batch_sampler", None), "batch_size", None))
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def _size(count: float) -> str:

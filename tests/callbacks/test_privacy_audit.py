@@ -211,6 +211,28 @@ def test_nothing_is_left_behind(tmp_path):
     assert sum(map(len, module.seen)) % 200 == 0
 
 
+def test_a_fit_after_one_that_failed_plants_once(tmp_path):
+    class Failing(Net):
+        fails = True
+
+        def training_step(self, batch, batch_idx):
+            if self.fails:
+                raise RuntimeError("the disk is full")
+            return super().training_step(batch, batch_idx)
+
+    audit, module, loader = quiet(num_canaries=40, write=False), Failing(), DataLoader(data(), batch_size=20)
+    trainer = Trainer(
+        max_epochs=1, callbacks=[audit], accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="disk"):
+        trainer.fit(module, loader)
+    assert "dataloader" not in vars(trainer.fit_loop._data_source)
+    module.fails = False
+    trainer.fit(module, loader)
+    assert sum(map(len, module.seen)) == 200 - 40 + audit.coins.sum()
+
+
 def test_scoring_leaves_random_numbers_and_metrics_alone(tmp_path):
     """With and without an audit that adds nothing to the training, the weights are the same."""
     weights = []

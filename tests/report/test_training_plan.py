@@ -179,9 +179,30 @@ class _NoCopy(_WithDropout):
 def test_a_module_that_cant_be_copied_gets_a_plan_without_that_figure():
     plan, _ = _plan()
     _trainer(plan).fit(_NoCopy(), _loader())
-    assert plan.rows["memory"].endswith("what a batch needs was not measured")
+    assert plan.rows["memory"].endswith("what a batch needs was not measured (the module can't be copied)")
     # 82 numbers of 4 bytes: weights, gradients and Adam's two.
     assert plan.rows["memory"].startswith("about 1.31 kB for weights, gradients and optimizer")
+
+
+def test_a_step_that_takes_batches_of_one_size_only_is_trained_all_the_same():
+    class OneSize(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def training_step(self, batch, batch_idx):
+            return self.layer(batch[0].reshape(8, 2)).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    plan, _ = _plan()
+    trainer = _trainer(plan)
+    loader = _loader()
+    trainer.fit(OneSize(), DataLoader(loader.dataset, batch_sampler=loader.batch_sampler))
+    assert trainer.global_step == 16
+    assert "was not measured (RuntimeError: shape '[8, 2]' is invalid" in plan.rows["memory"]
+    assert plan.rows["batch"] == "8 examples"
 
 
 def test_the_number_of_layers_is_checked():
