@@ -132,7 +132,8 @@ def _step_losses(module: LightningModule, batch: Any, rows: int) -> Tensor | Non
 def _batches(module: LightningModule, dataset: Dataset[Any], batch_size: int, collate_fn: Any) -> Iterator[Any]:
     loader = DataLoader(dataset, batch_size=batch_size, shuffle=False, collate_fn=collate_fn)
     for batch in loader:
-        yield module.transfer_batch_to_device(batch, module.device, 0)
+        moved = module.transfer_batch_to_device(module.on_before_batch_transfer(batch, 0), module.device, 0)
+        yield module.on_after_batch_transfer(moved, 0)
 
 
 def example_columns(

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 from typing_extensions import override
 
 from lightning_privacy._lightning import (
@@ -53,10 +53,17 @@ from lightning_privacy.callbacks._objective import privacy_of
 from lightning_privacy.callbacks._reference_models import drawn_anew, losses_of_models
 from lightning_privacy.callbacks._reference_recipe import Recipe
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
-from lightning_privacy.errors import ConfigurationError, UnsupportedError
+from lightning_privacy.data.augmentation import AugmentationDataModule
+from lightning_privacy.errors import ConfigurationError, LightningPrivacyError, UnsupportedError
 from lightning_privacy.fairness.batch_groups import Groups
+from lightning_privacy.gradients.probe_randomness import untouched_generators
 
 __all__ = ["MembershipInference"]
+
+_DATA_HOOKS = {
+    name: getattr(LightningDataModule, name)
+    for name in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+}
 
 
 class MembershipInference(Callback):
@@ -86,12 +93,14 @@ class MembershipInference(Callback):
         statistic: What LiRA looks at: ``"logit"`` of the confidence for cross-entropies, ``"loss"`` for other losses.
         make_trainer: Makes the trainer of a reference model; None makes one with the limits of the run's own. Needed
             where other callbacks or a strategy are part of how the module is trained.
-        folder: Where ``audit_membership.json`` is written; None for nowhere.
+        folder: Where ``audit_membership.json`` is written; None for nowhere, as with ``fast_dev_run``.
         seed: Of the halves and the reference models' initial weights; None draws them anew.
 
     Raises:
-        ConfigurationError: An argument is out of range; at the start of ``fit``, there are no held-out examples.
-        UnsupportedError: At the start of ``fit``: there are several processes.
+        ConfigurationError: An argument is out of range; at the start of ``fit``, there are no held-out examples, or the
+            loss of a single one can't be had.
+        UnsupportedError: At the start of ``fit``: there are several processes, or the data module changes batches on
+            their way to the module, as ``AugmentationDataModule`` does.
 
     Example:
         >>> MembershipInference(reference_models=8, parts={"class": 1}).report is None
@@ -147,9 +156,38 @@ class MembershipInference(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _train_loader(trainer)
         # Now and not at the end, where a run that has cost something would fail for want of them.
+        loader = _train_loader(trainer)
+        _check_data_hooks(getattr(trainer, "datamodule", None))
         self._outside = _held_out(trainer) if self._holdout is None else self._holdout
+        if self._template is not None:
+            self._rehearse(trainer, pl_module, self._template, loader, self._outside)
+
+    def _rehearse(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        template: LightningModule,
+        loader: DataLoader[Any],
+        holdout: Dataset[Any],
+    ) -> None:
+        """Ask about a few examples what will be asked about all."""
+        few: Dataset[Any] = ConcatDataset([Subset(loader.dataset, [0]), Subset(holdout, [0])])
+        devices = [] if pl_module.device.type == "cpu" else [pl_module.device]
+        with untouched_generators(devices):
+            try:
+                target = _as_trained(trainer, pl_module, template)
+                example_losses(target, few, losses=self._losses, collate_fn=loader.collate_fn)
+                example_columns(few, self._parts, collate_fn=loader.collate_fn)
+            except LightningPrivacyError:
+                raise
+            except Exception as error:
+                raise ConfigurationError(
+                    f"MembershipInference can't get the loss of single examples from {type(pl_module).__name__} "
+                    f"({type(error).__name__}: {error}): see that held-out examples are like those of the training "
+                    "and that the training step needs neither its trainer nor batches of one size; or pass losses=, a "
+                    "function of the module and a batch that gives the loss of each example"
+                ) from error
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -171,15 +209,12 @@ class MembershipInference(Callback):
         loader = _train_loader(trainer)
         examples: Dataset[Any] = ConcatDataset([loader.dataset, holdout])
         inside = np.arange(_length(examples)) < _length(loader.dataset)
-        device = pl_module.device
 
         def made() -> LightningModule:
             return drawn_anew(copy.deepcopy(template))
 
-        target = copy.deepcopy(template)
-        target.configure_model()
-        target.load_state_dict(pl_module.state_dict())
-        losses = example_losses(target.to(device), examples, losses=self._losses, collate_fn=loader.collate_fn)
+        target = _as_trained(trainer, pl_module, template)
+        losses = example_losses(target, examples, losses=self._losses, collate_fn=loader.collate_fn)
         reference_losses = halves = None
         if self._references:
             halves = random_halves(self._references, len(inside), seed=self._seed)
@@ -205,12 +240,36 @@ class MembershipInference(Callback):
         epsilon, delta = _promised(privacy_of(trainer))
         self.result = self.report.result(epsilon=epsilon, delta=delta)
         rank_zero_info(f"MembershipInference: {self.result.sentence}")
-        if self._folder is not None:
+        if self._folder is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined] # set by Lightning
             self.result.write(self._folder)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._template = self._recipe = self._outside = None
+
+
+def _as_trained(trainer: Trainer, module: LightningModule, template: LightningModule) -> LightningModule:
+    """The module with its present weights and without what was hooked into it, attached to no trainer."""
+    target = copy.deepcopy(template)
+    target.trainer = trainer
+    try:
+        target.setup("fit")  # layers may be made there
+        target.configure_model()
+    finally:
+        target.trainer = None
+    target.load_state_dict(module.state_dict())
+    return target.to(module.device)
+
+
+def _check_data_hooks(datamodule: Any) -> None:
+    """Refuse a data module that changes batches, as reference models are trained and asked without it."""
+    changing = [name for name in _DATA_HOOKS if getattr(type(datamodule), name, None) is not _DATA_HOOKS[name]]
+    if isinstance(datamodule, AugmentationDataModule) or (datamodule is not None and changing):
+        raise UnsupportedError(
+            f"{type(datamodule).__name__} changes batches on their way to the module, and reference models would be "
+            "trained without that: attack the same run without augmentation, or change the examples in the data set or "
+            "in the LightningModule's own transfer hooks"
+        )
 
 
 def _held_out(trainer: Trainer) -> Dataset[Any]:

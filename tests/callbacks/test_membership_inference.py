@@ -11,6 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from lightning_privacy._lightning import LightningDataModule, LightningModule, Trainer
 from lightning_privacy.audit import AuditResult
@@ -18,7 +19,7 @@ from lightning_privacy.callbacks import DifferentialPrivacy
 from lightning_privacy.callbacks._example_losses import example_columns, example_losses
 from lightning_privacy.callbacks._reference_models import losses_of_models
 from lightning_privacy.callbacks.membership_inference import MembershipInference
-from lightning_privacy.data import DigitsDataModule
+from lightning_privacy.data import AugmentationDataModule, DigitsDataModule
 from lightning_privacy.data.in_memory import InMemoryDataset, collate
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.models import MLP, Classifier
@@ -216,6 +217,71 @@ def test_without_held_out_examples_it_says_so_before_training(digits):
     with pytest.raises(ConfigurationError, match="holdout="):
         _fit(digits, attack, epochs=1)
     assert attack.report is None
+
+
+def test_layers_of_setup_and_transfer_hooks_of_the_module_are_its_own(digits):
+    """The attack asks the module as it was trained, on what its hooks make of the batches."""
+
+    class Late(_MeanLoss):
+        def setup(self, stage):
+            assert self.trainer is not None
+            self.layer = nn.Linear(128, 10)
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return torch.cat([batch[0], -batch[0]], 1), batch[1]
+
+    attack = MembershipInference(reference_models=4, holdout=digits[1], seed=0)
+    trainer = Trainer(max_epochs=1, callbacks=[attack], **QUIET)
+    module = Late()
+    trainer.fit(module, DataLoader(digits[0], batch_size=BATCH, collate_fn=collate))
+    assert module.trainer is trainer
+    inputs, targets = digits[0].tensors[:2]
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(module.layer(torch.cat([inputs, -inputs], 1)), targets, reduction="none")
+    assert -attack.report.scores["loss"][:400] == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "step", "message"),
+    [
+        ({}, lambda module, batch: module.trainer.current_epoch, "RuntimeError: .*_Step is not attached"),
+        ({}, lambda module, batch: batch[0].reshape(BATCH, 64), "RuntimeError: shape"),
+        ({"parts": {"class": "label"}}, lambda module, batch: None, r"parts\['class'\]"),
+    ],
+)
+def test_what_can_not_be_asked_at_the_end_is_refused_before_training(digits, options, step, message):
+    class _Step(_MeanLoss):
+        steps = 0
+
+        def training_step(self, batch):
+            step(self, batch)
+            _Step.steps += self._trainer is not None
+            return super().training_step(batch)
+
+    attack = MembershipInference(reference_models=4, holdout=digits[1], **options)
+    trainer = Trainer(max_epochs=1, callbacks=[attack], **QUIET)
+    with pytest.raises(ConfigurationError, match=message):
+        trainer.fit(_Step(), DataLoader(digits[0], batch_size=BATCH, collate_fn=collate))
+    assert _Step.steps == 0
+
+
+def test_data_modules_that_change_batches_are_refused():
+    class Changing(DigitsDataModule):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch
+
+    augmented = AugmentationDataModule(DigitsDataModule(image_size=8), transforms=[RandomHorizontalFlip()])
+    for datamodule in (Changing(image_size=8), augmented):
+        trainer = Trainer(max_epochs=1, callbacks=[MembershipInference(reference_models=0)], **QUIET)
+        with pytest.raises(UnsupportedError, match=f"{type(datamodule).__name__} changes batches"):
+            trainer.fit(_module(), datamodule=datamodule)
+
+
+def test_a_rehearsal_of_a_fit_writes_nothing(digits, tmp_path):
+    attack = MembershipInference(reference_models=0, holdout=digits[1], folder=tmp_path)
+    _fit(digits, attack, fast_dev_run=True)
+    assert attack.result is not None
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_iterable_data_set_is_refused(digits):
