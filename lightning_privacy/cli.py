@@ -148,6 +148,8 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
         of_person = datamodule.guarantee(privacy.ledger)  # type: ignore[attr-defined] # of those that have the other
         if of_person is not None:
             privacy.ledger.add_caveat(of_person.sentence())
+    if trainer.is_global_zero:
+        keep_ledger(folder, ledger)  # before what may still fail: the export, the network for comparison
     classes = [] if privacy is None else privacy.cell_costs()
     guarantee = None if ledger is None else Guarantee.of(ledger, classes)
     if config.deploy is not None and trainer.is_global_zero:

@@ -106,3 +106,26 @@ def test_an_experiment_runs(experiment, files, tmp_path):
         budget = config.callbacks.privacy.epsilon if "privacy" in config.callbacks else 8.0
         assert 0.9 * budget < summary.guarantee.epsilon <= budget
     assert json.loads((tmp_path / "summary.json").read_text())["outcome"]["steps"] == 1
+
+
+def test_a_run_whose_export_fails_keeps_its_ledger(tmp_path, monkeypatch):
+    pytest.importorskip("onnx", reason="needs the extra export")
+    from lightning_privacy.serving.deployment import Deployment
+
+    def full(*_args, **_kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Deployment, "deploy", full)
+    with initialize_config_module("lightning_privacy.conf", version_base="1.3"):
+        config = compose(
+            "config",
+            overrides=["deploy=default", "trainer.fast_dev_run=true", f"paths.root={tmp_path}",
+                       f"paths.output_dir={tmp_path}"],
+        )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(OSError, match="No space left"):
+            run(config, tmp_path, Console(file=io.StringIO()))
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    assert ledger["complete"] is False
+    assert ledger["epsilon"] > 0
