@@ -209,7 +209,7 @@ NAMES = ["body.weight", "body.bias", "body2.weight", "head.weight"]
         (["body*"], {"body.weight", "body.bias", "body2.weight"}),
         ([], set()),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value)),
 )
 def test_patterns(patterns, found):
     assert matching(NAMES, patterns) == found
