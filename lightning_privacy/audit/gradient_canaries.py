@@ -67,12 +67,14 @@ class GradientCanaries:
         Raises:
             ConfigurationError: Fewer than canaries, or other than before.
         """
+        if self._num_entries == num_entries:
+            return  # asked in every step
         if num_entries < self.count:
             raise ConfigurationError(
                 f"num_canaries must be at most the number of parameters that are trained privately, {num_entries}, as "
                 f"each canary takes one of them, got {self.count}"
             )
-        if self._num_entries not in (0, num_entries):
+        if self._num_entries != 0:
             raise ConfigurationError(
                 f"the gradient has {num_entries} entries and had {self._num_entries} before: parameters were frozen or "
                 "unfrozen during an audit by gradients, whose canaries would move; audit by examples instead, such as "

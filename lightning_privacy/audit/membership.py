@@ -83,16 +83,25 @@ class MembershipReport:
         name = self.strongest
         return max(parts, key=lambda part: parts[part][name].auc, default=None)
 
-    def result(self, *, epsilon: float | None = None, delta: float = 0.0, title: str | None = None) -> AuditResult:
+    def result(
+        self,
+        *,
+        epsilon: float | None = None,
+        delta: float = 0.0,
+        title: str | None = None,
+        random_split: bool = True,
+    ) -> AuditResult:
         """These figures as an audit file, set against what was promised.
 
-        With (epsilon, delta) differential privacy every attack has TPR <= exp(epsilon) FPR + delta. The audit is
-        ``"broken"`` where the lower end of an interval is above that.
+        With (epsilon, delta) differential privacy every attack has TPR <= exp(epsilon) FPR + delta where chance decides
+        who is a member. The audit is ``"broken"`` where the lower end of an interval is above that.
 
         Args:
             epsilon: What was promised for the model; None where nothing was.
             delta: Likewise.
             title: Headline.
+            random_split: Whether chance decided who was a member. Where it did not, members may be told by what kind of
+                examples they are, and what is found is ``"measured"`` and breaks nothing.
         """
         if epsilon is not None and epsilon != math.inf:
             finite(epsilon=epsilon)
@@ -109,7 +118,7 @@ class MembershipReport:
                 for rate, found in figures.tpr.items()
                 if found.low > _ceiling(rate, epsilon, delta)
             ]
-            verdict = "broken" if broken else "holds"
+            verdict = "holds" if not broken else "broken" if random_split else "measured"
         sentence = (
             f"Asked who was in the training data, the strongest of {len(self.attacks)} attacks finds "
             f"{estimate.value:.1%} of the records that were while it wrongly names {fpr:.1%} of those that were not; "
@@ -117,6 +126,11 @@ class MembershipReport:
         )
         if verdict == "broken":
             sentence += " That is more than the promised privacy allows: the promise does not hold."
+        elif verdict == "measured" and promised:
+            sentence += (
+                " That is more than the promised privacy allows where chance decides who is trained on: those that "
+                "were held out may be of another kind, or the promise does not hold."
+            )
         rows = [
             ("Models attacked", str(self.models)),
             ("Reference models", str(self.references)),

@@ -90,6 +90,8 @@ class MembershipInference(Callback):
         parts: Where in a batch to find the value of what is reported part by part, such as
             ``{"class": 1, "gender": "gender"}``: a key, a place, or a function of the batch.
         losses: Maps the module and a batch to the loss of each example; None has the module's training step say.
+        random_split: Whether chance alone decided which examples are held out, once. Only then an attack that finds
+            more than epsilon allows is a broken promise; otherwise it may tell one kind of examples from another.
         statistic: What LiRA looks at: ``"logit"`` of the confidence for cross-entropies, ``"loss"`` for other losses.
         make_trainer: Makes the trainer of a reference model; None makes one with the limits of the run's own. Needed
             where other callbacks or a strategy are part of how the module is trained.
@@ -114,6 +116,7 @@ class MembershipInference(Callback):
         holdout: Dataset[Any] | None = None,
         parts: Mapping[str, Groups] | None = None,
         losses: LossOf | None = None,
+        random_split: bool = False,
         statistic: str = "logit",
         make_trainer: Callable[[], Trainer] | None = None,
         folder: str | os.PathLike[str] | None = None,
@@ -132,6 +135,7 @@ class MembershipInference(Callback):
         self._holdout = holdout
         self._parts = dict(parts or {})
         self._losses = losses
+        self._random_split = random_split
         self._statistic = statistic
         self._make_trainer = make_trainer
         self._folder = None if folder is None else Path(folder)
@@ -238,7 +242,7 @@ class MembershipInference(Callback):
             statistic=self._statistic,
         )
         epsilon, delta = _promised(privacy_of(trainer))
-        self.result = self.report.result(epsilon=epsilon, delta=delta)
+        self.result = self.report.result(epsilon=epsilon, delta=delta, random_split=self._random_split)
         rank_zero_info(f"MembershipInference: {self.result.sentence}")
         if self._folder is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined] # set by Lightning
             self.result.write(self._folder)

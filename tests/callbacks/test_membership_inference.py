@@ -265,6 +265,23 @@ def test_what_can_not_be_asked_at_the_end_is_refused_before_training(digits, opt
     assert _Step.steps == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*is not below 1/.*")
+def test_held_out_examples_of_another_kind_break_no_promise():
+    """Told apart with ease, by what they are; with a split at random the same figures would be a broken promise."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1200, 4, generator=generator)
+    labels = (inputs[:, 0] > 0).long()
+    train, other = TensorDataset(inputs[:600], labels[:600]), TensorDataset(inputs[600:], 1 - labels[600:])
+    for random_split, verdict in ((False, "measured"), (True, "broken")):
+        attack = MembershipInference(reference_models=0, holdout=other, random_split=random_split)
+        privacy = DifferentialPrivacy(epsilon=1.0, delta=1e-3, probe=False)
+        torch.manual_seed(0)
+        module = Classifier(MLP(4, 2), num_classes=2, optimizer=partial(torch.optim.Adam, lr=0.02))
+        Trainer(max_epochs=10, callbacks=[privacy, attack], **QUIET).fit(module, DataLoader(train, batch_size=100))
+        assert attack.result.verdict == verdict
+        assert ("may be of another kind" in attack.result.sentence) == (not random_split)
+
+
 def test_data_modules_that_change_batches_are_refused():
     class Changing(DigitsDataModule):
         def on_after_batch_transfer(self, batch, dataloader_idx):
