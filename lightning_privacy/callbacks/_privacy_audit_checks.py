@@ -62,9 +62,10 @@ def check_audit(trainer: Any, audit: object, *, gradients: bool) -> None:
         )
     if trainer.world_size > 1 or internals.launches_elsewhere(trainer):
         raise UnsupportedError(
-            f"PrivacyAudit is for one process that trains by itself, got {trainer.world_size}: every process would "
-            "throw coins of its own. Audit a run with devices=1; with DifferentialPrivacy the number of processes "
-            "changes neither noise nor sampling"
+            f"PrivacyAudit is for one process that trains by itself, got {trainer.world_size} of "
+            f"{type(trainer.strategy).__name__}: every process would throw coins of its own, and one that is started "
+            "anew would keep the result. Audit a run with devices=1 and strategy='auto'; with DifferentialPrivacy the "
+            "number of processes changes neither noise nor sampling"
         )
     if trainer.overfit_batches:
         raise UnsupportedError(

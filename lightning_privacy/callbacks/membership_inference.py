@@ -48,6 +48,7 @@ from lightning_privacy.audit.audit_file import AuditResult
 from lightning_privacy.audit.halves import random_halves
 from lightning_privacy.audit.lira import STATISTICS
 from lightning_privacy.audit.membership import MembershipReport, measure_membership
+from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._example_losses import LossOf, example_columns, example_losses
 from lightning_privacy.callbacks._objective import privacy_of
 from lightning_privacy.callbacks._reference_models import drawn_anew, losses_of_models
@@ -149,10 +150,10 @@ class MembershipInference(Callback):
         check_trainer(trainer)
         if stage != "fit":
             return
-        if trainer.world_size > 1:
+        if trainer.world_size > 1 or internals.launches_elsewhere(trainer):
             raise UnsupportedError(
-                f"MembershipInference trains reference models in one process, and this run has {trainer.world_size}: "
-                "train in one, or attack a saved model in a run of its own with one process"
+                f"MembershipInference trains reference models in the process it is made in, and this run trains in "
+                f"{trainer.world_size} of {type(trainer.strategy).__name__}: set devices=1 and strategy='auto'"
             )
         # Before anything is hooked into it or trained.
         self._template = copy.deepcopy(pl_module)

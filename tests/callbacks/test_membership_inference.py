@@ -282,6 +282,13 @@ def test_held_out_examples_of_another_kind_break_no_promise():
         assert ("may be of another kind" in attack.result.sentence) == (not random_split)
 
 
+@pytest.mark.parametrize(("strategy", "devices"), [("ddp", 2), ("ddp_spawn", 1)])
+def test_other_processes_are_refused(strategy, devices):
+    trainer = Trainer(strategy=strategy, devices=devices, **QUIET)
+    with pytest.raises(UnsupportedError, match=f"trains in {devices} of DDPStrategy"):
+        MembershipInference().setup(trainer, _module(), "fit")
+
+
 def test_data_modules_that_change_batches_are_refused():
     class Changing(DigitsDataModule):
         def on_after_batch_transfer(self, batch, dataloader_idx):

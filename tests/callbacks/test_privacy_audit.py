@@ -291,6 +291,16 @@ def test_what_can_not_be_audited_is_refused(tmp_path, audit, fitted, error, mess
         fit(quiet(**{"num_canaries": 20} | audit), tmp_path=tmp_path, **fitted)
 
 
+@pytest.mark.parametrize(("strategy", "devices"), [("ddp", 2), ("ddp_spawn", 1)])
+def test_other_processes_are_refused(tmp_path, strategy, devices):
+    trainer = Trainer(
+        strategy=strategy, devices=devices, accelerator="cpu", logger=False, enable_checkpointing=False,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(UnsupportedError, match=f"got {devices} of DDPStrategy"):
+        quiet().setup(trainer, Net(), "fit")
+
+
 def test_a_checkpoint_of_other_canaries_is_refused():
     audit = quiet(num_canaries=20)
     audit._plan = _privacy_audit_plan.CanaryPlan.draw(20)
