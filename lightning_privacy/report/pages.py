@@ -11,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+import secrets
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: It can't be written; the old file, if any, is left.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    # A name of its own, as several processes of a run may write the same file at a time.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.write_bytes(text.encode("utf-8", "replace"))
         partial.replace(path)

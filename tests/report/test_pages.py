@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from lightning_privacy.report.pages import render_page, write_text
@@ -25,3 +27,16 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
         write_text(tmp_path / "folder", "new")
     assert (tmp_path / "a").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder"]
+
+
+def test_processes_may_write_the_same_file_at_a_time(tmp_path):
+    texts = [letter * 100_000 for letter in "abcd"]
+
+    def write(text):
+        for _ in range(50):
+            write_text(tmp_path / "a", text)
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        list(pool.map(write, texts))
+    assert (tmp_path / "a").read_text() in texts
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
