@@ -54,7 +54,8 @@ def child(tmp_path, monkeypatch):
     yield given
     if given.sink is not None:
         os.close(given.sink)
-    while not signals:  # the thread has read the end of the pipe, so the stream can be closed
+    # The thread has read the end of the pipe, and has sent both: one that came after this would be no stand-in's.
+    while len(signals) < 2:
         time.sleep(0.001)
     stream.close()
 
