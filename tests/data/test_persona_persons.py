@@ -14,6 +14,7 @@ from lightning_privacy.data.persona.persons import check_persons
 from lightning_privacy.data.persona.pipeline import run
 from lightning_privacy.data.persona.plan import Plan
 from lightning_privacy.data.persona.publicness import PRIVATE, PrivatePeople
+from lightning_privacy.data.persona.same_person import SamePerson
 from lightning_privacy.errors import ConfigurationError, PrivacyViolation
 from lightning_privacy.preparation import (
     BoundContributions,
@@ -210,3 +211,97 @@ def test_a_guarantee_for_a_person_is_group_privacy():
     assert "epsilon is 0.5 for a record and 1 for a person" in datamodule.guarantee(ledger).sentence()
     check_persons(ledger, 1)
     assert ledger.caveats == ()
+
+
+# Who is who, by several columns.
+
+
+class WhoByTown(Step):
+    """Finds people by another column, and as it may be, wrongly."""
+
+    name = "who by town"
+
+    def _apply(self, frame):
+        return frame.with_columns(person=pl.col("town"))
+
+
+class OneRowOfEach(Step):
+    """Leaves out all but one row of each person found, and perhaps the identifier, before people are counted."""
+
+    name = "one row of each"
+
+    def _apply(self, frame):
+        return frame.unique("person", keep="first", maintain_order=True).drop("who")
+
+
+def customers(**more) -> Given:
+    """A hundred customers with a record each, and one with eight, in each of which all else is different."""
+    who = [f"c{row}" for row in range(100)] + ["many"] * 8
+    towns = [f"t{row}" for row in range(108)]
+    return Given(**({"who": who, "town": towns, "image": list(range(108)), "label": [1] * 108} | more))
+
+
+@pytest.mark.parametrize("steps", [[WhoByTown()], [WhoByTown(), OneRowOfEach()]], ids=["kept", "forgotten"])
+@pytest.mark.parametrize("most", [1, 3])
+def test_p34_a_customer_in_records_that_differ_is_one_person(steps, most):
+    """The steps take them for eight; seven of them, one of another side, would be trained on with epsilon of one."""
+    plan = Plan(source=customers(), preparation=Preparation(steps), roles=ROLES, held_out=0.5, max_records=most)
+    table = run(plan, store=None).table
+    own = table.filter(pl.col("image") >= 100)
+    assert len(own) == most
+    assert own["side"].n_unique() == own["person"].n_unique() == 1
+    assert len(table) == 100 + most
+    others = table.filter(pl.col("image") < 100)
+    assert others["person"].to_list() == others["town"].to_list()
+
+
+def test_p34_what_was_released_of_a_customer_in_records_that_differ_is_not_for_one():
+    class Released(Step):
+        name = "released"
+
+        def _fit(self, frame, context):
+            context.ledger.charge(LaplaceRelease(0.5), label=self.name)
+
+        def planned(self, schema, context):
+            return [(LaplaceRelease(0.5), 1)]
+
+        def _apply(self, frame):
+            return frame
+
+    steps = [WhoByTown(), BoundContributions(1, person="person"), Released()]
+    plan = Plan(source=customers(), preparation=Preparation(steps), roles=ROLES)
+    with pytest.raises(PrivacyViolation, match="one person had up to 8 of them"):
+        run(plan, store=None, ledger=PrivacyLedger(delta=1e-5, unit="person"))
+
+
+@pytest.mark.parametrize("missing", [None, " "], ids=["null", "blank"])
+def test_a_missing_identifier_joins_nobody(missing):
+    source = customers(who=[missing] * 108)
+    plan = Plan(source=source, preparation=Preparation([WhoByTown()]), roles=ROLES)
+    assert run(plan, store=None).table["person"].n_unique() == 108
+
+
+def test_people_are_the_connected_parts_of_what_columns_say():
+    generator = np.random.default_rng(0)
+    columns = {name: generator.integers(0, 60, 80).tolist() for name in "abc"}
+    for values in columns.values():
+        for row in generator.integers(0, 80, 30).tolist():
+            values[row] = None
+    columns["a"] = [row if value is None else value for row, value in enumerate(columns["a"], start=1000)]
+    table = pl.DataFrame(columns)
+    same = SamePerson("abc")
+    same.look_at(table[:50])
+    same.look_at(table[30:])
+    names = same.named(table, "a")["a"].to_list()
+    groups = list(range(80))
+    for _ in groups:
+        for one in range(80):
+            for other in range(80):
+                if any(values[one] is not None and values[one] == values[other] for values in columns.values()):
+                    groups[one] = groups[other] = min(groups[one], groups[other])
+    assert 5 < len(set(groups)) < 60
+    for one in range(80):
+        assert [name == names[one] for name in names] == [group == groups[one] for group in groups]
+        assert names[one] == min(
+            str(value) for value, group in zip(columns["a"], groups, strict=True) if group == groups[one]
+        )

@@ -47,7 +47,8 @@ class PersonaDataModule(InMemoryDataModule):
     """A table of people with an image each, through all stages from the raw table to batches.
 
     1. People are generated, or read from a source, and stored encrypted.
-    2. ``preparation`` runs on all records; it finds out who is who.
+    2. ``preparation`` runs on all records; it finds out who is who. Records of one identifier are of one person too,
+       whatever it finds, and so on: people are what all columns that say who a record is about join.
     3. At most ``max_records_per_person`` records of each person are kept, chosen by a hash.
     4. People are divided: those whose records are public are held out, for validation and test; the others are trained
        on. Nobody is on both sides, and neither is a base image of generated images.

@@ -28,6 +28,7 @@ from lightning_privacy.data.persona.image_labels import ImageLabelErrors
 from lightning_privacy.data.persona.persons import CLIENT, RECORD_UNITS, check_persons
 from lightning_privacy.data.persona.plan import Plan
 from lightning_privacy.data.persona.publicness import PrivatePeople
+from lightning_privacy.data.persona.same_person import SamePerson
 from lightning_privacy.data.persona.split import at_most, split_by_person
 from lightning_privacy.data.persona.stage import SIDES, Stage
 from lightning_privacy.data.persona.store import PersonaStore
@@ -120,21 +121,28 @@ def _prepared(
     if context.ledger is not None:
         _check_clients(context.ledger, plan)
     steps = plan.preparation.steps
-    keys = (plan.roles.identifier, plan.person, *(key for step in steps for key in step.person_columns))
-    private_people = PrivatePeople(key for key in keys if key is not None)
-    table, report = plan.preparation.fit_apply(data.records, context, between=private_people)
+    named = (plan.person, plan.roles.identifier, *(key for step in steps for key in step.person_columns))
+    keys = [key for key in named if key is not None]
+    private_people, same = PrivatePeople(keys), SamePerson(keys)
+
+    def look(table: pl.DataFrame) -> pl.DataFrame:
+        same.look_at(table)
+        return private_people(table)
+
+    table, report = plan.preparation.fit_apply(data.records, context, between=look)
     counts["prepared"] = len(table)
     table = labelled(table)
     counts["with image and label"] = len(table)
     person = next((name for name in (plan.person, plan.roles.identifier) if name in table.columns), None)
     if person is not None:
         _refuse_nobodys(table, person)
+        table = same.named(table, person)
     if context.ledger is not None:
         _add_caveats(context.ledger, plan, person)
         if person is not None and _charged(context.ledger) != charged:
             _check_bounded(context.ledger, most_records(table, person), plan.max_records)
     key = _OWN_ROW if person is None else person
-    table = _with_persons(table, key)
+    table = _of_nobody(table) if person is None else table
     sides = split_by_person(table, person=key, held_out=plan.held_out, val_share=plan.val_share, seed=plan.seed)
     counts["public records of private people"] = -len(sides["neither"])
     bounded = {side: at_most(sides[side], plan.max_records, person=key, seed=plan.seed) for side in SIDES}
@@ -197,11 +205,9 @@ def _refuse_nobodys(table: pl.DataFrame, person: str) -> None:
         )
 
 
-def _with_persons(table: pl.DataFrame, person: str) -> pl.DataFrame:
-    """The table with a person for every row, as text; where there is no column of them, each is a row's own."""
-    if person == _OWN_ROW:
-        return table.with_row_index(_OWN_ROW).with_columns(pl.format("row {}", _OWN_ROW).alias(_OWN_ROW))
-    return table.with_columns(pl.col(person).cast(pl.String))
+def _of_nobody(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with a person for every row, where there is no column of them: each is a row's own."""
+    return table.with_row_index(_OWN_ROW).with_columns(pl.format("row {}", _OWN_ROW).alias(_OWN_ROW))
 
 
 def _add_caveats(ledger: PrivacyLedger, plan: Plan, person: str | None) -> None:

@@ -31,7 +31,7 @@ from lightning_privacy.preparation import Preparation, Roles
 __all__ = ["Plan", "Source", "make_plan"]
 
 # Written into stores; raised when a prepared table of an older version should not be used any more.
-_LAYOUT = 1
+_LAYOUT = 2
 # What steps write into themselves when they are fitted.
 _STATE = {"_caveats", "_changed", "_fitted", "_learned", "_rows"}
 
@@ -54,7 +54,8 @@ class Plan:
         train_preparation: What is done to those to train on; where it learns, it learns from them alone, and what it
             learned is applied to the people held out.
         roles: What columns are for.
-        person: The column in which the preparation says who is who; the identifier where it makes none.
+        person: The column in which the preparation says who is who; the identifier where it makes none. Rows that it,
+            the identifier or a column of a step's persons says to be of one person are of one.
         max_records: Records of one person that are kept.
         held_out: Share of people held out, where records don't say themselves whether they are public.
         val_share: Share of the people held out who are for validation.
