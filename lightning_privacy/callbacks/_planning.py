@@ -100,12 +100,12 @@ def plan_settings(
         CheckpointError: The checkpoint's run has other settings.
     """
     if target.delta * facts.num_examples >= 1:
-        warnings.warn(
+        too_large = (
             f"delta={target.delta:g} is not below 1/{facts.num_examples}, one over the number of examples: at this "
-            "delta a mechanism that publishes one random example in full counts as private. Use a smaller delta.",
-            UserWarning,
-            stacklevel=2,
+            "delta a mechanism that publishes one random example in full counts as private."
         )
+        ledger.add_caveat(too_large)
+        warnings.warn(f"{too_large} Use a smaller delta.", UserWarning, stacklevel=2)
     settings = RunSettings(
         delta=target.delta,
         noise_multiplier=target.noise_multiplier or 0.0,

@@ -206,6 +206,7 @@ def test_delta_at_or_above_one_over_n_warns(tiny: Any) -> None:
     privacy = DifferentialPrivacy(delta=0.125, noise_multiplier=1.0)
     with pytest.warns(UserWarning, match="delta=0.125 is not below 1/8"):
         tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(tiny.Module(), tiny.loader(8))
+    assert any("delta=0.125 is not below 1/8" in caveat for caveat in privacy.ledger.caveats)
 
 
 def test_no_noise_warns_and_epsilon_is_infinite(tiny: Any) -> None:
