@@ -52,6 +52,7 @@ from lightning_privacy.data import AugmentationDataModule
 from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
 from lightning_privacy.report.classification import ClassificationTally
+from lightning_privacy.report.earlier_run import put_aside
 from lightning_privacy.report.environment import write_environment
 from lightning_privacy.report.run_files import finish_run, keep_ledger
 from lightning_privacy.report.sweep_end import sweep_failed
@@ -115,6 +116,8 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     """
     if config.seed is not None and not isinstance(config.seed, int):
         raise ConfigurationError(f"seed must be a whole number or null, got {config.seed!r}")
+    if pl.utilities.rank_zero.rank_zero_only.rank == 0:  # type: ignore[attr-defined] # set when Lightning is imported
+        put_aside(folder, resumed=config.ckpt_path is not None)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     write_environment(folder, _arguments())
     datamodule: LightningDataModule = instantiate(config.data)

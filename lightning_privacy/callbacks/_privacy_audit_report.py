@@ -41,7 +41,7 @@ def note_broken(ledger: PrivacyLedger | None, bounds: EpsilonBounds) -> None:
     if ledger is not None and bounds.broken:
         ledger.add_caveat(
             f"An audit of this run proved an epsilon of at least {bounds.lower:.3g}, more than the "
-            f"{bounds.claimed:.3g} that was charged: the guarantee does not hold."
+            f"{bounds.claimed:.3g} that was charged: the guarantee does not hold. NOT PRIVATE."
         )
 
 

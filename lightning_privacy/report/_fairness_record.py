@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lightning_privacy.report.run_journals import EARLIER
+
 __all__ = ["FairnessRecord", "Figure", "read_fairness", "wilson"]
 
 _NAME = re.compile(r"(?P<stage>test|val)-step=(?P<step>\d+)(?:-v(?P<again>\d+))?\.csv")
@@ -95,7 +97,7 @@ def read_fairness(folder: Path, missing: list[str]) -> tuple[FairnessRecord, ...
 
 def _candidates(folder: Path) -> Iterable[Path]:
     for place in sorted(folder.glob("*")):
-        if place.is_dir() and place.name not in _SKIPPED and not place.name.startswith("."):
+        if place.is_dir() and place.name not in _SKIPPED and not place.name.startswith((".", EARLIER)):
             yield from sorted(place.glob("*.csv"))
             yield from sorted(place.glob("*/*.csv"))
 

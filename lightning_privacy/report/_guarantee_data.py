@@ -17,14 +17,16 @@ from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.errors import LightningPrivacyError
 from lightning_privacy.report._values import mapping, mappings, number, text, texts, whole
 from lightning_privacy.report.ledger_file import ledger_of
+from lightning_privacy.report.run_journals import charge_journals
 from lightning_privacy.report.run_record import RunRecord
-from lightning_privacy.report.sentences import Promise, pitfall_of, voids
+from lightning_privacy.report.sentences import Promise, contradicts, pitfall_of, voids
 
-__all__ = ["contradicted", "guarantee_data"]
+__all__ = ["contradicted", "guarantee_data", "unconfirmed"]
 
 # Figures that are worked out twice, maybe by another version of what is used for it, differ by less.
 _TOLERANCE = 1e-3
 _OF_DATA = ("laplace", "pure", "selection", "randomized_response")
+_CLAIMS = ("private", "data", "empty")
 _PLAIN = {
     "none": ["This model was trained without differential privacy: nothing limits what it tells of its training data."],
     "not private": [
@@ -69,13 +71,23 @@ def guarantee_data(record: RunRecord, missing: list[str]) -> dict[str, Any]:
         missing.append("Neither ledger.json nor summary.json says what was spent.")
         return _without("unknown")
     ledger = _ledger(record, missing)
+    confirmed = ledger is not None and _with_journals(ledger, record, missing)
     epsilon = _checked(values, record, ledger, missing)
     # What is there to be worked out again is not taken as it stands.
     replace_one = number(values.get("replace_one_epsilon")) if ledger is None else ledger.replace_one_epsilon()
     caveats = texts(values.get("caveats"))
     delta, unit = number(values.get("delta")), text(values.get("unit"))
+    disproved = [caveat for caveat in caveats if contradicts(caveat)]
+    status = _status(values, epsilon, [caveat for caveat in caveats if caveat not in disproved])
+    if status != "not private" and _left_over(values, record):
+        missing.append("ledger.json is of a training that summary.json knows no guarantee of: it was not this run.")
+        status = "not private"
+    if status in _CLAIMS and not confirmed:
+        status = "unknown"
+    if status == "data" and ledger is not None and not ledger.history:
+        status = "unknown"  # an epsilon without a release
     found = {
-        "status": _status(values, epsilon, caveats),
+        "status": status,
         "epsilon": epsilon,
         "delta": delta,
         "budget": number(values.get("budget")),
@@ -95,8 +107,9 @@ def guarantee_data(record: RunRecord, missing: list[str]) -> dict[str, Any]:
         ],
     }
     if delta is None or unit is None or not 0 < delta < 1:
-        found["status"] = "unknown" if found["status"] in ("private", "data") else found["status"]
-    return found | _sentences(found)
+        found["status"] = "unknown" if found["status"] in _CLAIMS else found["status"]
+    found |= _sentences(found)
+    return contradicted(found) if disproved and found["status"] in _CLAIMS else found
 
 
 def contradicted(guarantee: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,6 +126,15 @@ def contradicted(guarantee: Mapping[str, Any]) -> dict[str, Any]:
         "covered": [],
         "not_covered": [],
     }
+
+
+def unconfirmed(guarantee: Mapping[str, Any]) -> dict[str, Any]:
+    """A guarantee of a run whose audit can't be read: it may say that the guarantee does not hold.
+
+    Args:
+        guarantee: As :func:`guarantee_data` gives it.
+    """
+    return {**guarantee, "status": "unknown", **_sentences({"status": "unknown"})}
 
 
 def _ledger_values(record: RunRecord) -> Mapping[str, Any] | None:
@@ -137,6 +159,33 @@ def _ledger(record: RunRecord, missing: list[str]) -> PrivacyLedger | None:
     except (LightningPrivacyError, TypeError, ValueError) as error:
         missing.append(f"Epsilon could not be checked against the releases in ledger.json: {str(error)[:200]}.")
         return None
+
+
+def _with_journals(ledger: PrivacyLedger, record: RunRecord, missing: list[str]) -> bool:
+    """Charge what journals in the folder know of and ledger.json does not; whether they can be read."""
+    if mapping(record.ledger).get("covers") == "data":
+        return True
+    try:
+        names = charge_journals(ledger, record.folder)
+    except (LightningPrivacyError, OSError) as error:
+        missing.append(f"Epsilon could not be checked against the journals of the run: {str(error)[:200]}.")
+        return False
+    for name in names:
+        missing.append(
+            f"{name} knows of more steps than ledger.json, which are counted: the run went on after that was written, "
+            "or another one wrote to its folder."
+        )
+    return True
+
+
+def _left_over(values: Mapping[str, Any], record: RunRecord) -> bool:
+    """Whether there is the ledger of a training beside the summary of one that had none."""
+    return (
+        record.ledger is not None
+        and values.get("covers") != "data"
+        and record.summary is not None
+        and record.summary.get("guarantee", ...) is None
+    )
 
 
 def _checked(

@@ -17,7 +17,7 @@ from typing import Any
 from lightning_privacy.audit.audit_file import AuditResult
 from lightning_privacy.report._curves import charts_of, epsilon_curves, federated_spread
 from lightning_privacy.report._fairness_record import FairnessRecord, Figure, wilson
-from lightning_privacy.report._guarantee_data import contradicted, guarantee_data
+from lightning_privacy.report._guarantee_data import contradicted, guarantee_data, unconfirmed
 from lightning_privacy.report._scale import thinned
 from lightning_privacy.report._values import cleaned, mapping, mappings, number, sequence, text, texts, whole
 from lightning_privacy.report._version import package_version
@@ -47,6 +47,8 @@ def report_data(record: RunRecord) -> dict[str, Any]:
     audits = [_audit(name, audit) for name, audit in record.audits.items()]
     if any(audit["verdict"] == "broken" for audit in audits) and guarantee["status"] == "private":
         guarantee = contradicted(guarantee)
+    elif record.unread_audits and guarantee["status"] == "private":
+        guarantee = unconfirmed(guarantee)
     environment = mapping(record.environment)
     written_by = text(environment.get("lightning_privacy"))
     if written_by is not None and written_by != package_version():

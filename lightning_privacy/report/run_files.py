@@ -22,7 +22,7 @@ from lightning_privacy._lightning import LightningDataModule, Logger
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._balance_cost import CellCost
 from lightning_privacy.errors import LightningPrivacyError
-from lightning_privacy.report.ledger_file import write_ledger
+from lightning_privacy.report.ledger_file import LEDGER_FILE, write_ledger
 from lightning_privacy.report.log_report import log_report
 from lightning_privacy.report.make_report import make_report
 from lightning_privacy.report.pages import write_text
@@ -50,7 +50,7 @@ def finish_run(
 
     Args:
         folder: Of the run.
-        ledger: What was charged; None for a run without.
+        ledger: What was charged; None for a run without, whose folder has no ledger then.
         covers: As :func:`~lightning_privacy.report.ledger_file.ledger_values` takes it.
         classes: What the run costs the examples of single classes.
         datamodule: Of the run, which may have prepared its data.
@@ -59,7 +59,10 @@ def finish_run(
     Returns:
         The page, or None where it could not be made.
     """
-    if ledger is not None:
+    if ledger is None:
+        # One of an earlier run in this folder would make this one private.
+        _attempt("the folder without a ledger", folder, lambda: (folder / LEDGER_FILE).unlink(missing_ok=True))
+    else:
         _attempt("the ledger", folder, lambda: write_ledger(folder, ledger, covers=covers, classes=classes))
     if datamodule is not None:
         _attempt("the preparation of the data", folder, lambda: write_preparation(folder, datamodule))

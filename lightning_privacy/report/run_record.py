@@ -26,8 +26,9 @@ from lightning_privacy.report._fairness_record import FairnessRecord, read_fairn
 from lightning_privacy.report.classification import CLASSIFICATION_FILE
 from lightning_privacy.report.environment import ENVIRONMENT_FILE
 from lightning_privacy.report.ledger_file import LEDGER_FILE
+from lightning_privacy.report.run_journals import EARLIER
 
-__all__ = ["PREPARATION_FILE", "RunRecord"]
+__all__ = ["PREPARATION_FILE", "RunRecord", "audit_files"]
 
 PREPARATION_FILE = "preparation.json"
 _METRICS = Path("metrics") / "metrics.csv"
@@ -61,6 +62,7 @@ class RunRecord:
         metrics: Of ``metrics.csv``: what was logged, by name, as pairs of step and value.
         fairness: The last table of each kind.
         audits: By the name of the file.
+        unread_audits: Names of the files of audits that can't be read.
         missing: What is not there or can't be read, and what the report lacks for it; one sentence each.
     """
 
@@ -75,6 +77,7 @@ class RunRecord:
     metrics: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     fairness: tuple[FairnessRecord, ...] = ()
     audits: Mapping[str, AuditResult] = field(default_factory=dict)
+    unread_audits: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 
     @classmethod
@@ -96,6 +99,7 @@ class RunRecord:
             # A run without privacy has charged nothing.
             needed = wanted and not (name == LEDGER_FILE and _without_ledger(found["summary.json"]))
             found[name] = _json(folder / name, lacks, missing, wanted=needed)
+        audits, unread = _audits(folder, missing)
         places = [folder / _METRICS, folder / _METRICS.name]
         metrics = _metrics(next((place for place in places if place.is_file()), places[0]), missing)
         return cls(
@@ -109,7 +113,8 @@ class RunRecord:
             preparation=found[PREPARATION_FILE],
             metrics=metrics,
             fairness=read_fairness(folder, missing),
-            audits=_audits(folder, missing),
+            audits=audits,
+            unread_audits=unread,
             missing=tuple(missing),
         )
 
@@ -203,18 +208,30 @@ def _number(text: object) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _audits(folder: Path, missing: list[str]) -> dict[str, AuditResult]:
-    found: dict[str, AuditResult] = {}
+def audit_files(folder: Path) -> list[Path]:
+    """The results of the audits of a run.
+
+    Args:
+        folder: Of the run.
+    """
     # A callback of a trainer without this package's command writes to the folder of its logger.
-    for path in sorted([*folder.glob("audit_*.json"), *folder.glob("[!.]*/audit_*.json")]):
+    found = [*folder.glob("audit_*.json"), *folder.glob("[!.]*/audit_*.json")]
+    return sorted(path for path in found if not path.relative_to(folder).parts[0].startswith(EARLIER))
+
+
+def _audits(folder: Path, missing: list[str]) -> tuple[dict[str, AuditResult], tuple[str, ...]]:
+    found: dict[str, AuditResult] = {}
+    unread = []
+    for path in audit_files(folder):
         name = str(path.relative_to(folder))
         try:
             if path.stat().st_size > _LARGEST_FILE:
                 raise ConfigurationError(f"it is larger than {_LARGEST_FILE >> 20} MiB")
             found[name] = AuditResult.read(path)
         except (LightningPrivacyError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            unread.append(name)
             missing.append(f"{name} can't be read ({_words(error)}): this audit is left out.")
-    return found
+    return found, tuple(unread)
 
 
 def _words(error: Exception) -> str:

@@ -14,7 +14,7 @@ import math
 import re
 from dataclasses import dataclass
 
-__all__ = ["Promise", "epsilon_text", "pitfall_of", "voids"]
+__all__ = ["Promise", "contradicts", "epsilon_text", "pitfall_of", "voids"]
 
 # Of 1,000 guesses between two equally likely cases.
 _GUESSES = 1000
@@ -55,6 +55,9 @@ _YOURS = {
     "person": "what is known of you",
 }
 _VOID = "NOT PRIVATE"
+_AUDITED = "An audit of this run proved"
+# From here on epsilon alone says little, and no tier is named.
+_LARGE_DELTA = 1e-2
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class Promise:
         """The same for people who don't know the method, a sentence or two each."""
         unit = self.unit
         tier = next(words for limit, words in _TIERS if self.epsilon <= limit)
+        if self.delta >= _LARGE_DELTA:
+            tier = "Delta is so large here that epsilon by itself tells little about how strong this is."
         thing = "the weights of the model" if self.covers == "training" else "what was released of the data"
         return [
             (
@@ -180,6 +185,11 @@ def pitfall_of(caveat: str) -> str | None:
 def voids(caveat: str) -> bool:
     """Whether a caveat says that there is no privacy, such as that the noise can be recomputed from a seed."""
     return _VOID in caveat
+
+
+def contradicts(caveat: str) -> bool:
+    """Whether a caveat says that an audit found more than what was charged."""
+    return voids(caveat) and caveat.startswith(_AUDITED)
 
 
 def _article(word: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from lightning_privacy.accounting import GaussianRelease, LaplaceRelease, NonPrivate, PrivacyLedger, SampledGaussian
+from lightning_privacy.accounting.journal import LedgerJournal
 from lightning_privacy.audit.audit_file import AuditResult
+from lightning_privacy.callbacks._privacy_audit_report import note_broken
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
 from lightning_privacy.report.ledger_file import write_ledger
 from lightning_privacy.report.report_data import report_data
@@ -64,7 +67,7 @@ def test_an_epsilon_below_that_of_the_releases_is_not_passed_on(run_copy, value)
 def test_an_epsilon_that_no_release_accounts_for_is_noticed(run_copy):
     _change(run_copy, "ledger.json", releases=[])
     data = report_data(RunRecord.read(run_copy))
-    assert data["guarantee"]["status"] == "data"
+    assert data["guarantee"]["status"] == "unknown"
     assert "its releases give 0" in data["missing"][0]
 
 
@@ -161,12 +164,11 @@ def test_a_run_that_stopped_has_the_ledger_of_that_moment(tmp_path):
     assert (found["status"], found["complete"]) == ("private", False)
 
 
-def test_an_older_run_has_its_figures_from_the_summary(run_copy):
-    right = _guarantee(run_copy)
+def test_a_figure_without_releases_is_not_known_to_hold(run_copy):
     (run_copy / "ledger.json").unlink()
     data = report_data(RunRecord.read(run_copy))
     found = data["guarantee"]
-    assert (found["status"], found["epsilon"]) == ("private", right["epsilon"])
+    assert (found["status"], found["precise"]) == ("unknown", None)
     assert any("not there to check it" in sentence for sentence in data["missing"])
 
 
@@ -178,5 +180,69 @@ def test_an_older_run_has_its_figures_from_the_summary(run_copy):
 def test_releases_that_cannot_be_read_are_said(run_copy, releases):
     _change(run_copy, "ledger.json", releases=releases)
     data = report_data(RunRecord.read(run_copy))
-    assert data["guarantee"]["status"] in ("private", "data")
+    assert data["guarantee"]["status"] == "unknown"
+    assert data["guarantee"]["precise"] is None
     assert any("could not be checked" in sentence for sentence in data["missing"])
+
+
+def test_an_epsilon_without_caveats_cannot_be_checked_and_is_not_claimed(run_copy):
+    values = json.loads((run_copy / "ledger.json").read_text())
+    del values["caveats"]
+    (run_copy / "ledger.json").write_text(json.dumps(values | {"epsilon": 0.01}))
+    assert _guarantee(run_copy)["status"] == "unknown"
+
+
+def test_a_ledger_beside_the_summary_of_a_run_without_privacy_is_not_its_own(run_copy):
+    RunSummary(OUTCOME).write(run_copy)
+    data = report_data(RunRecord.read(run_copy))
+    assert (data["guarantee"]["status"], data["guarantee"]["precise"]) == ("not private", None)
+    assert any("it was not this run" in sentence for sentence in data["missing"])
+
+
+def test_p26_steps_that_only_a_journal_knows_are_counted(tmp_path):
+    release = SampledGaussian(8.0, 0.1)
+    write_ledger(tmp_path, _ledger((release, "training")))
+    place = tmp_path / "metrics" / "privacy_ledger"
+    place.mkdir(parents=True)
+    with LedgerJournal(place / "a1.jsonl", "a1") as journal:
+        journal.record(release, total_count=1)
+    assert report_data(RunRecord.read(tmp_path))["guarantee"]["epsilon"] == _ledger((release, "")).epsilon(exact=True)
+    with LedgerJournal(place / "a1.jsonl", "a1") as journal:
+        journal.record(release, total_count=500)
+    (place / "clients.jsonl").write_text('{"run": "c", "steps": {"3": 5}}\n')
+    right = PrivacyLedger(delta=1e-5)
+    right.charge(release, count=500)
+    data = report_data(RunRecord.read(tmp_path))
+    found = data["guarantee"]
+    assert (found["status"], found["epsilon"]) == ("private", right.epsilon(exact=True))
+    assert found["replace_one_epsilon"] == right.replace_one_epsilon()
+    assert any("metrics/privacy_ledger/a1.jsonl knows of more steps" in sentence for sentence in data["missing"])
+
+
+def test_p26_a_damaged_journal_leaves_epsilon_unknown(tmp_path):
+    release = SampledGaussian(8.0, 0.1)
+    write_ledger(tmp_path, _ledger((release, "training")))
+    (tmp_path / "privacy_ledger").mkdir()
+    path = tmp_path / "privacy_ledger" / "a1.jsonl"
+    with LedgerJournal(path, "a1") as journal:
+        journal.record(release, total_count=1)
+    path.write_text("{cut\n" + path.read_text())
+    assert _guarantee(tmp_path)["status"] == "unknown"
+
+
+def test_a_ledger_that_an_audit_contradicts_is_broken(tmp_path):
+    ledger = _ledger((SampledGaussian(8.0, 0.1), "training"))
+    note_broken(ledger, SimpleNamespace(broken=True, lower=9.0, claimed=1.0))
+    write_ledger(tmp_path, ledger)
+    found = _guarantee(tmp_path)
+    assert (found["status"], found["covered"]) == ("broken", [])
+    assert found["caveats"][0]["voids"]
+    ledger.charge(NonPrivate("a raw mean"))
+    write_ledger(tmp_path, ledger)
+    assert _guarantee(tmp_path)["status"] == "not private"
+
+
+def test_an_audit_that_cannot_be_read_leaves_the_guarantee_unknown(run_copy):
+    (run_copy / "audit_canaries.json").write_text("{cut")
+    found = _guarantee(run_copy)
+    assert (found["status"], found["precise"]) == ("unknown", None)

@@ -11,7 +11,7 @@ from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
 from lightning_privacy.data import DigitsDataModule
 from lightning_privacy.preparation.preparation_report import PreparationReport
 from lightning_privacy.preparation.step import StepReport
-from lightning_privacy.report import run_files
+from lightning_privacy.report import Guarantee, Outcome, RunSummary, run_files
 from lightning_privacy.report.ledger_file import read_ledger
 
 
@@ -73,3 +73,13 @@ def test_what_was_spent_is_kept_when_a_run_fails(ledger, tmp_path, caplog):
     run_files.keep_ledger(tmp_path / "nowhere", ledger)
     assert "the ledger could not be written" in caplog.text
     run_files.keep_ledger(tmp_path / "nowhere", None)
+
+
+def test_a_run_without_a_ledger_is_not_private_by_that_of_an_earlier_one(ledger, tmp_path):
+    outcome = Outcome(3, 1.0, {}, {})
+    RunSummary(outcome, Guarantee.of(ledger)).write(tmp_path)
+    run_files.finish_run(tmp_path, ledger=ledger)
+    RunSummary(outcome).write(tmp_path)
+    run_files.finish_run(tmp_path, ledger=None)
+    assert not (tmp_path / "ledger.json").exists()
+    assert json.loads((tmp_path / "report.json").read_text())["guarantee"]["status"] == "none"

@@ -103,3 +103,9 @@ def test_p25_a_seeded_noise_voids_the_guarantee():
     assert voids(caveat)
     assert pitfall_of(caveat) == "P25"
     assert not voids(SWEEP_CAVEAT)
+
+
+def test_a_large_delta_makes_no_guarantee_strong():
+    said = " ".join(Promise(epsilon=0.5, delta=0.01, unit="example").plain())
+    assert "strong guarantee" not in said
+    assert "Delta is so large" in said
