@@ -25,7 +25,7 @@ import os
 import random
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,9 @@ from lightning_privacy.accounting.best_of_runs import NegativeBinomialRuns, best
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.security.atomic_file import AtomicFile
 from lightning_privacy.sweeps.attempts import LOG_NAME
+from lightning_privacy.sweeps.free_settings import refuse_costly
 from lightning_privacy.sweeps.result import FIGURES, RunResult
-from lightning_privacy.sweeps.space import parse_space, quoted
+from lightning_privacy.sweeps.space import Between, OneOf, parse_space, quoted
 
 __all__ = ["BEST", "SELECTION_NAME", "RandomRunsSweeper", "Selection"]
 
@@ -141,11 +142,13 @@ class RandomRunsSweeper(Sweeper):
         self._score = score
         self._folder = Path()
         self._launcher: Launcher | None = None
+        self._compose: Callable[[list[str]], DictConfig] | None = None
 
     @override
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._folder = Path(config.hydra.sweep.dir).absolute()
         own = copy.deepcopy(config)
+        self._compose = lambda overrides: hydra_context.config_loader.load_sweep_config(own, overrides)
         with read_write(own), open_dict(own):
             own.hydra.sweep.dir = str(self._folder / _HIDDEN)
             # A launcher tells how many jobs it has.
@@ -161,18 +164,13 @@ class RandomRunsSweeper(Sweeper):
         Raises:
             ConfigurationError: What is swept changes what a run costs; the folder holds other runs; or no run finished.
         """
-        if self._launcher is None:
+        if self._launcher is None or self._compose is None:
             raise ConfigurationError("setup must come first")
         fixed, choices = parse_space(arguments)
-        costly = [key for key in choices if not _is_free(key)]
-        if costly:
-            raise ConfigurationError(
-                f"hydra/sweeper=random_runs draws values of model.* and seed only, got {', '.join(costly)}: what a run "
-                "costs may depend on others, and the bound is for the dearest of all choices, also of those that are "
-                "not drawn. Give them one value"
-            )
         if not choices:
             raise ConfigurationError("nothing has several values: there is nothing to choose")
+        first = [f"{key}={_any(choice)}" for key, choice in choices.items()]
+        refuse_costly(self._compose([*fixed, *first]), choices)
         hidden = self._folder / _HIDDEN
         if (self._folder / SELECTION_NAME).exists():
             # A search that was interrupted while it cleaned up; the best is there.
@@ -236,10 +234,8 @@ class RandomRunsSweeper(Sweeper):
         shutil.rmtree(hidden)
 
 
-def _is_free(key: str) -> bool:
-    """Whether what a run costs can't depend on a setting: neither how examples are drawn, how often, nor the noise."""
-    # Another optimizer, which a _target_ or a group may bring, may take several private gradients for a step.
-    return key == "seed" or (key.startswith("model.") and not key.endswith("_target_"))
+def _any(choice: OneOf | Between) -> str:
+    return choice.values[0] if isinstance(choice, OneOf) else choice.draw(random.SystemRandom())
 
 
 def _place(hidden: Path) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +11,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.plugins import Plugins
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 
 class StubLauncher:
@@ -21,7 +23,7 @@ class StubLauncher:
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Any]:
         """As a launcher of Hydra."""
-        jobs = [dict(override.split("=", 1) for override in overrides) for overrides in job_overrides]
+        jobs = [dict(override.partition("=")[::2] for override in overrides) for overrides in job_overrides]
         self.launched.append((initial_job_idx, jobs))
         returned = []
         for number, job in enumerate(jobs, start=initial_job_idx):
@@ -36,11 +38,25 @@ class StubLauncher:
 def set_up(sweeper: Any, folder: Path, launcher: StubLauncher, monkeypatch: Any) -> Any:
     """The sweeper, as Hydra sets it up for a sweep in a folder."""
     monkeypatch.setattr(Plugins, "instantiate_launcher", lambda self, **given: launcher)
-    sweeper.setup(hydra_context=None, task_function=None, config=multirun(folder))
+    context = SimpleNamespace(config_loader=SimpleNamespace(load_sweep_config=_load))
+    sweeper.setup(hydra_context=context, task_function=None, config=multirun(folder))
     return sweeper
+
+
+def _load(_: DictConfig, overrides: list[str]) -> DictConfig:
+    """As the loader of Hydra."""
+    return copy.deepcopy(_composed(tuple(overrides)))
 
 
 def multirun(folder: Path, *overrides: str) -> DictConfig:
     """The config of a sweep."""
+    config = copy.deepcopy(_composed(overrides))
+    with read_write(config), open_dict(config):
+        config.hydra.sweep.dir = str(folder)
+    return config
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     with initialize_config_module("lightning_privacy.conf", version_base="1.3"):
-        return compose("config", overrides=[f"hydra.sweep.dir={folder}", *overrides], return_hydra_config=True)
+        return compose("config", overrides=list(overrides), return_hydra_config=True)

@@ -117,6 +117,11 @@ def test_p32_an_interrupted_search_goes_on_with_the_runs_it_had_drawn(tmp_path, 
         ("trainer.max_epochs=1,2", "trainer.max_epochs"),
         ("model/optimizer=adam,sgd", "model/optimizer"),
         ("model.optimizer._target_=torch.optim.SGD,torch.optim.Adam", "_target_"),
+        ("model.optimizer._partial_=true,false", "_partial_"),
+        ("++model.optimizer.max_iter=1,15", "max_iter"),
+        ("model.optimizer.lr={_target_:a},{_target_:b}", "mapping"),
+        ("model.optimizer.lr=${data.batch_size},0.1", "mapping"),
+        ("model.optimizer={_target_:torch.optim.SGD},{_target_:torch.optim.Adam}", "mapping"),
     ],
 )
 def test_p32_what_changes_the_cost_of_a_run_is_not_drawn(tmp_path, monkeypatch, argument, named):
@@ -124,6 +129,42 @@ def test_p32_what_changes_the_cost_of_a_run_is_not_drawn(tmp_path, monkeypatch, 
     with pytest.raises(ConfigurationError, match=named):
         _search(tmp_path, launcher, monkeypatch, [argument])
     assert launcher.launched == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["model.num_classes=10,3", "trainer.max_epochs=${model.num_classes}"], r"trainer\.max_epochs"),
+        (["seed=0,1", "data.batch_size=${seed}"], r"data\.batch_size"),
+        (["seed=0,1", "data=digits_augmented"], r"data\.seed"),
+        (["model.optimizer.max_iter=1,15", "optimizer=lbfgs"], "L-BFGS"),
+        (["model.optimizer.lr=0.1,0.2", "optimizer=lbfgs"], "L-BFGS"),
+        (["seed=0,1", "deploy=default", "deploy.folder=exports"], "deploy"),
+        (["seed=0,1", "+trainer.max_time=00:01:00:00"], "max_time"),
+        (
+            ["seed=0,1", "+callbacks.stop={_target_:pytorch_lightning.callbacks.EarlyStopping,monitor:val/loss}"],
+            "callbacks.stop",
+        ),
+        (["seed=0,1", "logger=tensorboard"], "logger"),
+    ],
+)
+def test_p32_what_the_config_makes_of_a_choice_is_looked_at(tmp_path, monkeypatch, arguments, named):
+    launcher = StubLauncher(_trains)
+    with pytest.raises(ConfigurationError, match=named):
+        _search(tmp_path, launcher, monkeypatch, arguments)
+    assert launcher.launched == []
+    assert not (tmp_path / ".runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["seed=range(0,9)", "data=persona"], ["model.optimizer.lr=0.1,0.2", "experiment=persona"]],
+)
+def test_what_costs_nothing_is_drawn(tmp_path, monkeypatch, arguments):
+    launcher = StubLauncher(lambda job, folder: {FAILED: "no"})
+    with pytest.raises(ConfigurationError, match="no run finished"):
+        _search(tmp_path, launcher, monkeypatch, arguments)
+    assert launcher.launched
 
 
 def test_p32_runs_that_cost_different_amounts_have_no_bound(tmp_path, monkeypatch):
