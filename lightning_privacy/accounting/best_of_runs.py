@@ -32,6 +32,7 @@ from typing_extensions import override
 from lightning_privacy._validate import finite, positive, within_open_unit
 from lightning_privacy.accounting.ledger import PrivacyLedger
 from lightning_privacy.accounting.pld import ADJACENCY, composed, fine_interval
+from lightning_privacy.accounting.void import is_void
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 
 __all__ = ["NegativeBinomialRuns", "NumberOfRuns", "PoissonRuns", "best_run_epsilon"]
@@ -243,6 +244,8 @@ def best_run_epsilon(candidates: Sequence[PrivacyLedger], number: NumberOfRuns, 
             "chosen among epsilons that are not about the same thing"
         )
     within_open_unit(delta=delta)
+    if any(map(is_void, ledgers)):
+        return math.inf
     if not all(release.private for ledger in ledgers for release, _ in ledger.groups):
         return math.inf
     if not any(ledger.groups for ledger in ledgers):

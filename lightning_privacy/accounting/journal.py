@@ -80,6 +80,36 @@ class LedgerJournal:
         line = json.dumps({"run": self.run_id, "release": release.to_dict(), "total": total_count})
         self._write(f"{line}\n".encode())
 
+    def note(self, caveat: str) -> None:
+        """Append a caveat of the ledger.
+
+        Args:
+            caveat: the sentence.
+
+        Raises:
+            OSError: as in :meth:`record`.
+        """
+        line = json.dumps({"run": self.run_id, "caveat": caveat})
+        self._write(f"{line}\n".encode())
+
+    @staticmethod
+    def caveats(path: str | os.PathLike[str], run_id: str) -> list[str]:
+        """The caveats of a run, each once; lines that are none are passed over, :meth:`read` looks at those.
+
+        Args:
+            path: the file; a missing one has none.
+            run_id: the run.
+
+        Raises:
+            OSError: if the file is there and cannot be read.
+        """
+        try:
+            lines = Path(path).read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        found = [caveat for caveat in map(_caveat, lines) if caveat is not None]
+        return list(dict.fromkeys(text for run, text in found if run == run_id))
+
     @staticmethod
     def read(path: str | os.PathLike[str], run_id: str) -> list[tuple[Release, int]]:
         """What the journal knows of a run.
@@ -106,6 +136,8 @@ class LedgerJournal:
         lines = content.split(b"\n")
         for number, line in enumerate(lines, start=1):
             entry = _entry(line)
+            if entry is None and _caveat(line) is not None:
+                continue
             if entry is None:
                 # After the last newline there is nothing, or a line whose write was cut off: not yet released.
                 if number == len(lines):
@@ -155,7 +187,7 @@ class LedgerJournal:
         tail = content[content.rfind(b"\n") + 1 :]
         if not tail:
             return
-        if _entry(tail) is None:
+        if _entry(tail) is None and _caveat(tail) is None:
             os.ftruncate(self._descriptor, len(content) - len(tail))
         else:
             os.write(self._descriptor, b"\n")
@@ -171,6 +203,16 @@ def _entry(line: bytes) -> tuple[str, Release, int] | None:
         return None
     whole = isinstance(total, int) and not isinstance(total, bool) and total >= 1
     return (run, release, total) if isinstance(run, str) and whole else None
+
+
+def _caveat(line: bytes) -> tuple[str, str] | None:
+    """Run and text of a line that is a caveat."""
+    try:
+        values = json.loads(line)
+        run, text = values["run"], values["caveat"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return (run, text) if isinstance(run, str) and isinstance(text, str) else None
 
 
 def _explained(error: OSError, path: Path) -> OSError:

@@ -65,11 +65,12 @@ class PrivacyLedger:
         self._counts: dict[Release, int] = {}
         self._caveats: list[str] = []
         self._witness: Callable[[Release, int], None] | None = None
+        self._of_caveats: Callable[[str], None] | None = None
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, here or in another process, is another ledger: it must not write into the records of this one.
-        return {**self.__dict__, "_witness": None}
+        return {**self.__dict__, "_witness": None, "_of_caveats": None}
 
     def _forget(self) -> None:
         self._interim = InterimEpsilon(delta=self._delta)
@@ -135,12 +136,15 @@ class PrivacyLedger:
         key = (release, label)
         self._history[key] = self._history.get(key, 0) + count
 
-    def tell(self, witness: Callable[[Release, int], None] | None) -> None:
+    def tell(
+        self, witness: Callable[[Release, int], None] | None, *, caveats: Callable[[str], None] | None = None
+    ) -> None:
         """Let someone know of every charge before it counts, such as a file that outlives this process.
 
         Args:
             witness: called with a release and how often it will have been charged then; at once for all that was
                 charged before. If it raises, nothing is charged. None for nobody.
+            caveats: called with every caveat in the same way.
 
         Example:
             >>> from lightning_privacy.accounting.releases import LaplaceRelease
@@ -151,13 +155,16 @@ class PrivacyLedger:
             >>> told
             [2, 3]
         """
-        self._witness = witness
+        self._witness, self._of_caveats = witness, caveats
         self._tell_all()
 
     def _tell_all(self) -> None:
         if self._witness is not None:
             for release, count in self.groups:
                 self._witness(release, count)
+        if self._of_caveats is not None:
+            for text in self._caveats:
+                self._of_caveats(text)
 
     def mark_not_private(self, reason: str) -> None:
         """Charge something that leaves without protection: epsilon is infinite from here on.
@@ -182,6 +189,8 @@ class PrivacyLedger:
         if not isinstance(text, str) or not text.strip():
             raise ConfigurationError(f"text must be a sentence, got {text!r}")
         if text not in self._caveats:
+            if self._of_caveats is not None:
+                self._of_caveats(text)
             self._caveats.append(text)
 
     def epsilon(self, delta: float | None = None, *, exact: bool = False) -> float:

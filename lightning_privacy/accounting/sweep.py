@@ -15,6 +15,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from lightning_privacy._validate import within_open_unit
 from lightning_privacy.accounting.ledger import PrivacyLedger
 from lightning_privacy.accounting.pld import exact_epsilon
 from lightning_privacy.accounting.releases import Release
+from lightning_privacy.accounting.void import is_void
 from lightning_privacy.errors import ConfigurationError
 
 __all__ = ["RUN_VARIABLE", "SWEEP_CAVEAT", "note_sweep", "running_sweep", "sweep_epsilon"]
@@ -45,7 +47,8 @@ def sweep_epsilon(runs: Sequence[PrivacyLedger], *, delta: float | None = None) 
         delta: the delta at which it is wanted; that of the runs where not given.
 
     Returns:
-        Epsilon: 0.0 where nothing was released, infinity where something released is not private.
+        Epsilon: 0.0 where nothing was released, infinity where something released is not private, or a
+        caveat says that nothing is.
 
     Raises:
         ConfigurationError: no run, runs that protect different units, or different deltas and none given.
@@ -67,6 +70,8 @@ def sweep_epsilon(runs: Sequence[PrivacyLedger], *, delta: float | None = None) 
     deltas = sorted({ledger.delta for ledger in ledgers})
     if delta is None and len(deltas) > 1:
         raise ConfigurationError(f"the runs have the deltas {deltas}: pass delta= for the epsilon of all of them")
+    if any(map(is_void, ledgers)):
+        return math.inf
     counts: dict[Release, int] = {}
     for ledger in ledgers:
         for release, count in ledger.groups:

@@ -14,6 +14,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from lightning_privacy.accounting.void import voids
+
 __all__ = ["Promise", "contradicts", "epsilon_text", "pitfall_of", "voids"]
 
 # Of 1,000 guesses between two equally likely cases.
@@ -54,7 +56,6 @@ _YOURS = {
     "client": "your client, with all its data,",
     "person": "what is known of you",
 }
-_VOID = "NOT PRIVATE"
 _AUDITED = "An audit of this run proved"
 # From here on epsilon alone says little, and no tier is named.
 _LARGE_DELTA = 1e-2
@@ -180,11 +181,6 @@ def epsilon_text(value: float) -> str:
 def pitfall_of(caveat: str) -> str | None:
     """The way to lose the guarantee that a caveat is about, as the README numbers them; None where it is none."""
     return next((name for name, pattern in _PITFALLS if re.search(pattern, caveat)), None)
-
-
-def voids(caveat: str) -> bool:
-    """Whether a caveat says that there is no privacy, such as that the noise can be recomputed from a seed."""
-    return _VOID in caveat
 
 
 def contradicts(caveat: str) -> bool:

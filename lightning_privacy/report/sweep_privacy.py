@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.accounting.sweep import SWEEP_CAVEAT, sweep_epsilon
+from lightning_privacy.accounting.void import is_void
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.report.sweep_record import SweepEntry
 from lightning_privacy.sweeps.random_runs import Selection
@@ -78,9 +79,10 @@ def sweep_privacy(
     unsure = [entry for entry in entries if entry.unknown]
     sentences += [f"What run {entry.run} has spent is not known: {entry.unknown}." for entry in unsure]
     public = [entry for entry in entries if not entry.private]
-    ledgers = [ledger for entry in entries for ledger in entry.ledgers if ledger.groups]
+    charged = [ledger for entry in entries for ledger in entry.ledgers if ledger.groups]
+    ledgers = [ledger for ledger in charged if not is_void(ledger)]
     units = sorted({ledger.unit for ledger in ledgers})
-    known = not unsure and not missing
+    known = bool(entries) and not unsure and not missing
     if len(units) > 1:
         sentences.append(
             f"The runs protect different units ({', '.join(units)}), whose epsilons don't add up: there is no epsilon "
@@ -96,7 +98,7 @@ def sweep_privacy(
     except UnsupportedError as error:
         sentences.append(f"The releases of the runs don't compose: {error}.")
         known, together = False, 0.0
-    sentences += _about(entries, ledgers, adaptive=adaptive)
+    sentences += _about(entries, charged, adaptive=adaptive)
     if public:
         names = ", ".join(dict.fromkeys(entry.run for entry in public))
         sentences.insert(0, f"Runs without differential privacy: {names}. What is chosen by them is not private.")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lightning_privacy.accounting import LedgerJournal, PrivacyLedger
+from lightning_privacy.accounting.void import is_void
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.report.ledger_file import LEDGER_FILE, ledger_of
 from lightning_privacy.sweeps.attempts import Account, Attempt, AttemptLog
@@ -56,6 +58,13 @@ class SweepEntry:
     ledgers: tuple[PrivacyLedger, ...] = ()
     unknown: str = ""
     private: bool = True
+
+    def __post_init__(self) -> None:
+        # A figure that a caveat voids is passed on by nobody.
+        if any(map(is_void, self.ledgers)):
+            object.__setattr__(self, "private", False)
+        if not self.private and "epsilon" in self.figures:
+            object.__setattr__(self, "figures", {**self.figures, "epsilon": math.inf})
 
 
 @dataclass(frozen=True)
@@ -168,6 +177,8 @@ def _from_journal(account: Account, folder: Path, attempt: str) -> tuple[Privacy
     try:
         for release, count in LedgerJournal.read(path, attempt):
             ledger.charge(release, count)
+        for caveat in LedgerJournal.caveats(path, attempt):
+            ledger.add_caveat(caveat)
     except (CheckpointError, OSError) as error:
         return ledger, str(error)
     return ledger, ""

@@ -31,6 +31,7 @@ from lightning_privacy.accounting import (
     Release,
     SelectionRelease,
 )
+from lightning_privacy.accounting.void import voids
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.serving._fields import Fields
 
@@ -92,7 +93,7 @@ class PrivacyStatement:
             )
         epsilon = ledger.epsilon(exact=True)
         data_only = all(_is_of_data(release, label) for release, _, label in ledger.history)
-        private = math.isfinite(epsilon) and not data_only
+        private = math.isfinite(epsilon) and not data_only and not any(map(voids, (*ledger.caveats, *caveats)))
         if data_only:
             told = f"{_DATA_ONLY}, and costs epsilon {epsilon:.3g} at delta {ledger.delta:g}; the training is not."
             caveats = (told, *caveats)
@@ -151,7 +152,7 @@ class PrivacyStatement:
                 "(one record is replaced by a null record)."
             )
         elif self.delta is not None and not any(each.startswith(_DATA_ONLY) for each in self.caveats):
-            said = "Not private: something was released without protection, so there is no finite epsilon."
+            said = "Not private: something was released without protection, or a caveat voids what was."
         else:
             said = "Not private: trained without differential privacy."
         return " ".join([said, *(f"Caveat: {each}" for each in self.caveats)])

@@ -65,7 +65,7 @@ class Spending:
         )
         AttemptLog(self._sweep).write(Accounts(self._attempt, accounts, covers))
         for journal, ledger in zip(journals, ledgers, strict=True):
-            ledger.tell(journal.record)
+            ledger.tell(journal.record, caveats=journal.note)
 
     def result(self) -> dict[str, Any]:
         """What the attempt has cost, as plain Python values, once it is over."""
