@@ -1,4 +1,4 @@
-"""Fairness figures of private data: counts released with noise, or a caveat where exact ones are published.
+"""Fairness figures of private data: counts released with noise, or a caveat where training does not pay for them.
 
 All figures but those of scores are functions of the counts of group, label and prediction. Each person is in one cell,
 so the whole table of counts is a histogram, released at once with Laplace noise; what is computed from it is
@@ -109,12 +109,13 @@ def _shares_rows(first: Any, second: Any) -> bool:
     )
 
 
-def note_training_rows(trainer: Trainer, loader: Any) -> None:
-    """Add a caveat to the ledger of private training where exact figures are of its own rows.
+def note_training_rows(trainer: Trainer, loader: Any, paying: PrivacyLedger | None = None) -> None:
+    """Add a caveat to the ledger of private training where figures of its own rows are not charged to it.
 
     Args:
         trainer: The trainer.
         loader: Of what was validated.
+        paying: What figures with noise are charged to, which gets the caveat too; None for exact figures.
     """
     train = trainer.train_dataloader
     if not isinstance(loader, DataLoader) or not isinstance(train, DataLoader):
@@ -122,8 +123,19 @@ def note_training_rows(trainer: Trainer, loader: Any) -> None:
     if not _shares_rows(train.dataset, loader.dataset):
         return
     for callback in trainer.callbacks:  # type: ignore[attr-defined] # an attribute of every trainer
-        if isinstance(callback, DifferentialPrivacy):
+        if not isinstance(callback, DifferentialPrivacy) or callback.ledger is paying:
+            continue
+        if paying is None:
             callback.ledger.add_caveat(
                 "GroupFairness reported figures of rows that are trained on, without noise: epsilon does not cover "
                 "publishing them."
+            )
+        else:
+            callback.ledger.add_caveat(
+                "GroupFairness released figures of rows that are trained on, and charged another ledger: this epsilon "
+                "does not cover them, and the two add up."
+            )
+            paying.add_caveat(
+                "GroupFairness released figures of rows that a model was trained on, whose training was charged to "
+                "another ledger: this epsilon does not cover it, and the two add up."
             )

@@ -78,7 +78,8 @@ class GroupFairness(Callback):
     Figures of a validation set tell something of the people in it. If they are to be protected, ``private_epsilon``
     releases the counts of group, label and prediction with noise, once per table and charged to the ledger; figures of
     scores are left out then. People who are only in the validation set have a ledger of their own; for people who are
-    trained on too, take that of the training, and enough of a budget: every validation is charged.
+    trained on too, take that of the training, and enough of a budget: every validation is charged. With another one,
+    both get a caveat where a validation during training is known to have rows in common with it.
 
     Args:
         groups: Where the groups are: a key or a place in the batch (a key may also be an attribute of the data set,
@@ -177,6 +178,11 @@ class GroupFairness(Callback):
         self._rows: dict[int, Rows] = {}
         self._columns: dict[tuple[int, str], Any] = {}
         self._tables: tuple[FairnessTable, ...] = ()
+
+    @property
+    def ledger(self) -> PrivacyLedger | None:
+        """The ledger given, which is charged; None where there is none, or that of the training is."""
+        return self._ledger
 
     @property
     def tables(self) -> tuple[FairnessTable, ...]:
@@ -305,11 +311,13 @@ class GroupFairness(Callback):
             if gathered is None:
                 continue
             if self._private_epsilon is not None:
+                paying = ledger_for(trainer, self._ledger)
+                note_training_rows(trainer, loader_at(loaders, position), paying)
                 gathered = released(
                     gathered,
                     names=names,
                     epsilon=self._private_epsilon,
-                    ledger=ledger_for(trainer, self._ledger),
+                    ledger=paying,
                     noise=self._noise,
                     processes=processes,
                     num_classes=self._num_classes,

@@ -39,6 +39,7 @@ from lightning_privacy.data.augmentation import AugmentationDataModule, Noise
 from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
 from lightning_privacy.fairness import GroupSample
 from lightning_privacy.mechanisms.noise import NoiseSource, SeededNoiseWarning
+from lightning_privacy.sweeps import run_account
 
 ROWS = 90
 Row = namedtuple("Row", "x y sex")
@@ -546,6 +547,28 @@ def test_a_private_table_is_charged_to_the_ledger_of_the_training(tiny):
     ]
     assert any("fixed seed" in caveat for caveat in privacy.ledger.caveats)
     assert not any("GroupFairness" in caveat for caveat in privacy.ledger.caveats)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same", "others"])
+def test_p31_rows_that_pay_from_two_ledgers_are_a_caveat_in_both(tiny, same):
+    data, privacy = Data(), DifferentialPrivacy(delta=1e-3, noise_multiplier=2.0, probe=False)
+    own = PrivacyLedger(delta=1e-3)
+    callback = fairness(num_groups=3, private_epsilon=5.0, ledger=own)
+    trainer = tiny.trainer(callbacks=[callback, privacy], max_epochs=1)
+    trainer.fit(Model(), DataLoader(data, 30, shuffle=True), DataLoader(data if same else Data(seed=1), 10))
+    assert [(release, count) for release, count, _ in own.history] == [(LaplaceRelease(5.0), 1)]
+    for ledger in (privacy.ledger, own):
+        assert any("the two add up" in caveat for caveat in ledger.caveats) is same
+
+
+def test_p31_a_ledger_of_fairness_figures_is_in_the_account_of_a_sweep(tiny, monkeypatch):
+    accounted = []
+    monkeypatch.setattr(run_account, "account_for", lambda ledgers, covers: accounted.extend(ledgers))
+    own, privacy = PrivacyLedger(delta=1e-3), DifferentialPrivacy(delta=1e-3, noise_multiplier=2.0, probe=False)
+    callback = fairness(num_groups=3, private_epsilon=5.0, ledger=own)
+    run_account.account_for_run(tiny.trainer(callbacks=[callback, privacy]), None, privacy.ledger)
+    assert any(ledger is own for ledger in accounted)
+    assert fairness(num_groups=3, private_epsilon=5.0).ledger is None
 
 
 def test_a_private_table_without_a_ledger_or_with_classes_of_the_data_is_refused(tiny):
