@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
 from lightning_privacy.accounting.sweep import SWEEP_CAVEAT
+from lightning_privacy.audit.audit_file import AuditResult
+from lightning_privacy.report.ledger_file import write_ledger
 
 _DRIVER = """
 import json, os, resource, signal, sys
@@ -106,6 +109,7 @@ def calls(tmp_path_factory) -> dict[str, Call]:
             "environment": {"HYDRA_FULL_ERROR": "1"} if name == "trace" else {},
             "largest_file": 400_000 if name == "full disk" else None,
         })  # fmt: skip
+    _leave_an_earlier_run(base / "without" / "run")
     driver = subprocess.run(
         [sys.executable, "-c", _DRIVER], input=json.dumps(requests), capture_output=True, text=True, check=True
     )
@@ -114,6 +118,14 @@ def calls(tmp_path_factory) -> dict[str, Call]:
         name: Call(code, Path(request["out"]).read_text(), Path(request["err"]).read_text(), Path(request["folder"]))
         for name, code, request in zip(arguments, codes, requests, strict=True)
     }
+
+
+def _leave_an_earlier_run(folder: Path) -> None:
+    folder.mkdir()
+    ledger = PrivacyLedger(delta=1e-5)
+    ledger.charge(SampledGaussian(2.0, 0.02), count=100, label="training")
+    write_ledger(folder, ledger)
+    AuditResult(kind="canaries", title="a", verdict="broken", sentence="9 was shown.").write(folder)
 
 
 def _rows(call: Call) -> dict[str, list[str]]:
@@ -185,6 +197,14 @@ def test_the_report_says_what_the_run_was(calls):
     assert data["environment"]["command"][1:] == ["trainer.max_epochs=2", "data.batch_size=720"]
     assert [curve["label"] for curve in data["epsilon_curves"]] == ["privacy/epsilon"]
     assert data["results"]["test"]["acc"] == summary["outcome"]["test"]["acc"]
+
+
+def test_a_run_in_a_folder_of_another_says_nothing_of_that_one(calls):
+    folder = calls["without"].folder / "run"
+    assert not (folder / "ledger.json").exists()
+    assert json.loads((folder / "report.json").read_text())["audits"] == []
+    assert sorted(path.name for path in (folder / "earlier_0").iterdir()) == ["audit_canaries.json", "ledger.json"]
+    assert "earlier_0" not in [path.name for path in (calls["private"].folder / "run").iterdir()]
 
 
 def test_a_run_that_failed_keeps_its_ledger(calls):
