@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from typing_extensions import override
 
 from lightning_privacy.sweeps.attempts import AttemptLog
+from lightning_privacy.sweeps.random_runs import Selection
 
 __all__ = ["SweepEnd", "sweep_failed"]
 
@@ -58,6 +59,11 @@ class SweepEnd(Callback):
         lost = [attempt for attempt in new if attempt.ended is None or attempt.ended.how != "finished"]
         _FAILED.extend(attempt.run for attempt in lost)
         if config.hydra.sweeper.get("secret", False):
+            # Nothing of single runs, nor how many there were.
+            selection = Selection.read(folder)
+            if selection is not None:
+                _say(selection.sentence())
+                _report(folder)
             return
         for attempt in lost:
             why = "no end is known" if attempt.ended is None else f"{attempt.ended.how}: {attempt.ended.why}"

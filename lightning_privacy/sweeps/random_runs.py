@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import random
 import secrets
@@ -54,6 +55,10 @@ BEST = "best"
 _HIDDEN = ".runs"
 _PLAN = "plan.json"
 _VERSION = 1
+_PARTLY = "partly_published"
+# Reports, cards, ledgers and exports of a run say what that run costs, which is less than the search does.
+_PUBLIC = ("checkpoints", "classification.json", "config.yaml")
+_BEST_ONLY = "it is the best run of a search, and selection.json says what that costs"
 _SILENT = {"version": 1, "disable_existing_loggers": False, "root": {"level": "CRITICAL"}}
 
 
@@ -75,6 +80,15 @@ class Selection:
         """Of the whole search, at the ledger's delta."""
         return best_run_epsilon([self.ledger], self.number, delta=self.ledger.delta)
 
+    def sentence(self) -> str:
+        """What the search costs, in one sentence."""
+        epsilon = self.epsilon()
+        figure = f"{math.ceil(epsilon * 1000) / 1000:.3f}" if math.isfinite(epsilon) else "infinite: NOT PRIVATE"
+        return (
+            f"Epsilon of the search, of which this is the best run: {figure} at delta {self.ledger.delta:g} for each "
+            f"{self.ledger.unit}, as long as the number of runs and all other runs stay secret."
+        )
+
     def write(self, folder: Path) -> None:
         """Write it into the folder of the search.
 
@@ -86,6 +100,9 @@ class Selection:
             "rule": "random stopping",
             "number": {"shape": self.number.shape, "gamma": self.number.gamma},
             "score": self.score,
+            # Of the search, and what the ledger says is of one run.
+            "epsilon": epsilon if math.isfinite(epsilon := self.epsilon()) else None,
+            "delta": self.ledger.delta,
             "ledger": self.ledger.state_dict(),
         }
         with AtomicFile(folder / SELECTION_NAME) as file:
@@ -210,7 +227,7 @@ class RandomRunsSweeper(Sweeper):
         return jobs
 
     def _keep(self, hidden: Path, best: str | None) -> None:
-        folders = [path for path in hidden.iterdir() if path.is_dir()]
+        folders = [path for path in hidden.iterdir() if path.is_dir() and path.name != _PARTLY]
         results = {path.name: result for path in folders if (result := RunResult.read(path)) is not None}
         if best is None or best not in results:
             raise ConfigurationError(
@@ -218,24 +235,44 @@ class RandomRunsSweeper(Sweeper):
                 "single run on data that need no protection, and start again in another folder"
             )
         ledgers = [_ledger(result) for result in results.values()]
-        if any(ledger.groups != ledgers[0].groups for ledger in ledgers):
+        if any(dict(ledger.groups) != dict(ledgers[0].groups) for ledger in ledgers):
             raise ConfigurationError(
                 "the runs have not all cost the same, so what the dearest choice costs is not known: leave out what "
                 "ends training early, and use settings of the model that don't change the number of steps"
             )
+        # All cost the same; what limits one guarantee limits that of the search.
+        one = _ledger(results[best])
+        for caveat in (caveat for ledger in ledgers for caveat in ledger.caveats):
+            one.add_caveat(caveat)
+        selection = Selection(one, self._number, self._score)
         target = self._folder / BEST
         if not target.exists():
-            kept = hidden / best
-            for name in (".hydra", ".lock", "run.log"):  # they have the number of the run, or its start
-                path = kept / name
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-            shutil.copytree(kept, target)
-        Selection(_ledger(results[best]), self._number, self._score).write(self._folder)
+            partly = hidden / _PARTLY
+            shutil.rmtree(partly, ignore_errors=True)
+            _publish(hidden / best, partly, results[best], selection)
+            partly.rename(target)
+        selection.write(self._folder)
         shutil.rmtree(hidden)
 
 
 def _any(choice: OneOf | Between) -> str:
     return choice.values[0] if isinstance(choice, OneOf) else choice.draw(random.SystemRandom())
+
+
+def _publish(kept: Path, target: Path, result: RunResult, selection: Selection) -> None:
+    """Copy what is no statement of a single run's cost, and say what the search costs."""
+    target.mkdir()
+    for name in _PUBLIC:
+        path = kept / name
+        if path.is_dir():
+            shutil.copytree(path, target / name)
+        elif path.is_file():
+            shutil.copy2(path, target / name)
+    figures = {**result.figures, "epsilon": selection.epsilon()}
+    RunResult(result.attempt, result.config, figures, {"covers": _BEST_ONLY, "ledgers": []}).write(target)
+    selection.write(target)
+    with AtomicFile(target / "summary.txt") as file:
+        file.write(f"{selection.sentence()}\n".encode())
 
 
 def _place(hidden: Path) -> tuple[str, str]:

@@ -201,7 +201,7 @@ def test_the_command_is_one_of_the_program(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 0
-    assert "Epsilon of the sweep as a whole: 0.000" in capsys.readouterr().out
+    assert "Epsilon of the sweep as a whole: unknown" in capsys.readouterr().out
 
 
 def test_p32_the_best_of_a_secret_number_of_runs(tmp_path):
@@ -221,6 +221,15 @@ def test_p32_the_best_of_a_secret_number_of_runs(tmp_path):
     other.mkdir()
     (other / "config.yaml").touch()
     assert not sweep_data(SweepRecord.read(tmp_path))["privacy"]["known"]
+
+
+def test_p32_the_end_of_a_secret_search_tells_what_it_costs(tmp_path, capsys):
+    selection = Selection(LEDGER, NegativeBinomialRuns.with_mean(10.0), "accuracy")
+    selection.write(tmp_path)
+    hydra = {"sweep": {"dir": str(tmp_path)}, "sweeper": {"secret": True}, "launcher": {}}
+    SweepEnd().on_multirun_end(OmegaConf.create({"hydra": hydra}))
+    assert capsys.readouterr().out.splitlines()[0] == selection.sentence()
+    assert json.loads((tmp_path / "sweep.json").read_text())["privacy"]["epsilon"] == selection.epsilon()
 
 
 def test_the_end_of_a_sweep_tells_what_is_lost(tmp_path, capsys):

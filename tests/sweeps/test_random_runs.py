@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from pathlib import Path
 
@@ -32,7 +34,21 @@ def _trains(job, folder, *, ledger=None, covers="all"):
     if rate > 0.3:
         return {FAILED: "lr is too high"}
     folder.mkdir(parents=True)
-    (folder / "weights").write_text(repr(rate))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "weights").write_text(repr(rate))
+    for name in (
+        "report.json",
+        "report.html",
+        "model_card.md",
+        "summary.json",
+        "summary.txt",
+        "ledger.json",
+        "error.txt",
+    ):
+        (folder / name).write_text("epsilon = 0.500")
+    for name in ("metrics", "deployed", "privacy_ledger"):
+        (folder / name).mkdir()
+        (folder / name / "manifest.json").write_text("epsilon = 0.500")
     (folder / ".hydra").mkdir()
     figures = {"accuracy": 1 - rate, "epsilon": 1.0}
     spent = {"covers": covers, "ledgers": [(ledger or _ledger()).state_dict()]}
@@ -53,7 +69,7 @@ def test_p32_nothing_but_the_best_is_left(tmp_path, monkeypatch, capfd):
     assert len(jobs) == 12
     rates = sorted(float(job["model.optimizer.lr"]) for job in jobs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "selection.json"]
-    assert float((tmp_path / "best" / "weights").read_text()) == rates[0]
+    assert float((tmp_path / "best" / "checkpoints" / "weights").read_text()) == rates[0]
     assert not (tmp_path / "best" / ".hydra").exists()
     # Neither the number of runs nor a place in their order is anywhere.
     names = [job["hydra.sweep.subdir"] for job in jobs]
@@ -70,6 +86,28 @@ def test_p32_the_cost_is_that_of_random_stopping(tmp_path, monkeypatch):
     assert selection.number == number
     assert selection.epsilon() == best_run_epsilon([_ledger()], number, delta=1e-5)
     assert selection.epsilon() > _ledger().epsilon(exact=True)
+
+
+def test_p32_what_is_published_says_what_the_search_costs(tmp_path, monkeypatch):
+    _search(tmp_path, StubLauncher(_trains), monkeypatch)
+    best, selection = tmp_path / "best", Selection.read(tmp_path)
+    names = sorted(path.name for path in best.iterdir())
+    assert names == ["checkpoints", "finished.json", "selection.json", "summary.txt"]
+    assert not any("0.500" in path.read_text() for path in best.rglob("*") if path.is_file())
+    assert RunResult.read(best).figures["epsilon"] == selection.epsilon()
+    assert RunResult.read(best).spent["ledgers"] == []
+    assert selection.sentence() in (best / "summary.txt").read_text()
+    assert json.loads((best / "selection.json").read_text())["epsilon"] == selection.epsilon()
+
+
+def test_p32_a_caveat_of_any_run_is_one_of_the_search(tmp_path, monkeypatch):
+    noted = _ledger()
+    noted.add_caveat("The noise was drawn from a fixed seed. NOT PRIVATE.")
+    ledgers = iter([_ledger(), noted, _ledger()])
+    launcher = StubLauncher(lambda job, folder: _trains(job, folder, ledger=next(ledgers)))
+    _search(tmp_path, launcher, monkeypatch, ["model.optimizer.lr=0.1,0.2"], runs=3)
+    assert Selection.read(tmp_path).epsilon() == math.inf
+    assert "NOT PRIVATE" in (tmp_path / "best" / "summary.txt").read_text()
 
 
 def test_the_number_is_drawn_and_so_is_each_setting(tmp_path, monkeypatch):
