@@ -15,8 +15,8 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,15 @@ from lightning_privacy.accounting import LedgerJournal, PrivacyLedger
 from lightning_privacy.accounting.void import is_void
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.report.ledger_file import LEDGER_FILE, ledger_of
-from lightning_privacy.sweeps.attempts import Account, Attempt, AttemptLog
+from lightning_privacy.sweeps.attempts import LOG_NAME, Account, Attempt, AttemptLog
+from lightning_privacy.sweeps.random_runs import SELECTION_NAME, Selection
 from lightning_privacy.sweeps.result import RESULT_NAME, RunResult, run_figures
+from lightning_privacy.sweeps.spending import FOLDER
 
 __all__ = ["SweepEntry", "SweepRecord"]
 
 _LOCK = ".lock"
+_OF_ATTEMPT = "attempt_"
 _AT_END = "it trained in copies of its process, which tell what they spent when they end"
 
 
@@ -96,18 +99,99 @@ class SweepRecord:
         if not folder.is_dir():
             raise ConfigurationError(f"folder must be the folder of a sweep, and {folder} is none")
         attempts, complete = AttemptLog(folder).read()
-        missing = [] if complete else [f"A line of {AttemptLog(folder).path.name} is damaged."]
+        missing = [] if complete else [f"A line of {LOG_NAME} is damaged."]
         entries = [_entry(attempt, folder) for attempt in attempts]
         known = {attempt.run for attempt in attempts}
-        for path in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
-            if path.name not in known and path.is_dir() and _is_run(path):
-                entries.append(_lone(path))
+        alone, inner = _places(folder, known)
+        for path in alone:
+            entry = _lone(path, path.relative_to(folder).as_posix())
+            entries.append(entry)
+            if (path / RESULT_NAME).is_file() and Selection.read(folder) is None:
+                missing.append(f"Run {entry.run} is one of a sweep, and {LOG_NAME} does not tell of it.")
+        for path in inner:
+            name = path.relative_to(folder).as_posix()
+            if (path / SELECTION_NAME).is_file():
+                missing.append(f"{name} is a search with a secret number of runs, which costs more than its best run.")
+                continue
+            record = cls.read(path)
+            entries += [replace(entry, run=f"{name}/{entry.run}") for entry in record.entries]
+            missing += [f"{name}: {sentence}" for sentence in record.missing]
+        if Selection.read(folder) is None:
+            missing += _left_over(folder, attempts, alone, inner)
+            if not entries and not missing:
+                missing.append("There is no record of any run in the folder.")
         return cls(folder, tuple(entries), tuple(missing), _sweeper(folder))
 
     @property
     def finished(self) -> tuple[SweepEntry, ...]:
         """The runs that came to their end."""
         return tuple(entry for entry in self.entries if entry.status == "finished")
+
+
+def _places(folder: Path, known: Set[str]) -> tuple[list[Path], list[Path]]:
+    """Runs at any depth that the record of the sweep does not know, and folders of other sweeps."""
+    alone, inner, ours = [], [], {folder / run for run in known}
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        if place in ours:
+            continue
+        if place != folder:
+            if (place / LOG_NAME).is_file() or (place / SELECTION_NAME).is_file():
+                inner.append(place)
+                continue
+            if _is_run(place):
+                alone.append(place)
+                continue
+        waiting += [path for path in place.iterdir() if path.is_dir() and not path.is_symlink()]
+    return sorted(alone, key=_order), sorted(inner, key=_order)
+
+
+def _order(path: Path) -> tuple[int, str]:
+    return len(path.name), str(path)
+
+
+def _left_over(folder: Path, attempts: Sequence[Attempt], alone: Sequence[Path], inner: Sequence[Path]) -> list[str]:
+    """What shows that there were more attempts than are counted."""
+    counted = {folder / attempt.run: 0 for attempt in attempts} | dict.fromkeys(alone, 1)
+    told: set[Path] = set()
+    for attempt in attempts:
+        run = folder / attempt.run
+        counted[run] += 1
+        if attempt.accounts is not None:
+            told |= {run / account.journal for account in attempt.accounts.accounts}
+        if _result_of(run) == attempt.name:
+            told |= set((run / FOLDER).glob(f"{_OF_ATTEMPT}{attempt.name}_*.jsonl"))
+    for run in alone:
+        name = _result_of(run)
+        if name is not None:
+            told |= set((run / FOLDER).glob(f"{_OF_ATTEMPT}{name}_*.jsonl"))
+    others: dict[Path, int] = {}
+    sentences = []
+    for path in sorted(folder.rglob(f"{FOLDER}/*.jsonl")):
+        if path in told or any(path.is_relative_to(place) for place in inner):
+            continue
+        owner = next((place for place in path.parents if place in counted), None)
+        # A training keeps a journal of its own, which says again what the attempt's says or ledger.json does.
+        if owner is not None and not path.name.startswith(_OF_ATTEMPT):
+            others[owner] = others.get(owner, 0) + 1
+            if others[owner] <= counted[owner]:
+                continue
+        sentences.append(f"No attempt that is counted accounts for {path.relative_to(folder).as_posix()}.")
+    for run, number in counted.items():
+        earlier = list(run.glob("earlier_*")) if run.is_dir() else []
+        if len(earlier) >= number and earlier:
+            sentences.append(f"Run {run.relative_to(folder).as_posix()} had more attempts than are counted.")
+    return sentences
+
+
+def _result_of(run: Path) -> str | None:
+    """The attempt whose result is in the folder of a run."""
+    try:
+        result = RunResult.read(run)
+    except (CheckpointError, OSError):
+        return None
+    return None if result is None else result.attempt
 
 
 def _entry(attempt: Attempt, sweep: Path) -> SweepEntry:
@@ -188,9 +272,9 @@ def _is_run(path: Path) -> bool:
     return any((path / name).is_file() for name in ("config.yaml", RESULT_NAME, "summary.json", LEDGER_FILE))
 
 
-def _lone(folder: Path) -> SweepEntry:
+def _lone(folder: Path, name: str) -> SweepEntry:
     """A run that the sweep's record does not know: one of another command, or the record is gone."""
-    about: dict[str, Any] = {"run": folder.name, "overrides": _overrides(folder)}
+    about: dict[str, Any] = {"run": name, "overrides": _overrides(folder)}
     try:
         result = RunResult.read(folder)
         summary = _json(folder / "summary.json")
