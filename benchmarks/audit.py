@@ -124,7 +124,7 @@ def _fit(
 def _audit(count: int, canaries: str = "mislabelled") -> Any:
     from lightning_privacy.callbacks.privacy_audit import PrivacyAudit
 
-    return PrivacyAudit(num_canaries=count, canaries=canaries, show=False, write=False)
+    return PrivacyAudit(num_canaries=count, canaries=canaries, num_classes=10, show=False, write=False)
 
 
 def _private(**options: Any) -> Any:

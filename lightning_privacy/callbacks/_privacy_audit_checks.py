@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.audit.canaries import CanaryMaker, MislabelledCanaries
 from lightning_privacy.audit.trade_off import PrivacyProfile, TradeOffCurve
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 
-__all__ = ["Promise", "check_audit", "is_federated", "is_private", "promise_of"]
+__all__ = ["Promise", "check_audit", "declared_maker", "is_federated", "is_private", "promise_of", "protects"]
 
 _DELTA = 1e-5
 
@@ -42,6 +43,38 @@ def is_private(trainer: Any) -> bool:
 def is_federated(trainer: Any) -> bool:
     """Whether a step is a round of clients."""
     return hasattr(trainer.strategy, "client_privacy")
+
+
+def protects(trainer: Any) -> bool:
+    """Whether the run promises something to examples or to clients, which canaries must not undo."""
+    return is_private(trainer) or getattr(trainer.strategy, "client_privacy", None) is not None
+
+
+def declared_maker(trainer: Any, module: Any, maker: CanaryMaker) -> CanaryMaker:
+    """The maker for this run: one of wrong labels must not learn from the data of a private run which labels there are.
+
+    Args:
+        trainer: The trainer, in ``setup``.
+        module: Where its ``num_classes``, or that of the data module, is one, that is how many classes there are.
+        maker: As it was given.
+
+    Raises:
+        ConfigurationError: Nothing says which labels there are.
+    """
+    if not protects(trainer) or not isinstance(maker, MislabelledCanaries):
+        return maker
+    if maker.num_classes is not None or maker.label_range is not None:
+        return maker
+    for declares in (module, getattr(trainer, "datamodule", None)):
+        found = getattr(declares, "num_classes", None)
+        if isinstance(found, int) and not isinstance(found, bool) and found > 1:
+            return replace(maker, num_classes=found)
+    raise ConfigurationError(
+        "mislabelled canaries of a private run need num_classes, the number of all classes there can be: a wrong label "
+        "that is taken from the data would give one person's rare label to many canaries, and the run would be less "
+        "private than it says. Give PrivacyAudit(num_classes=...), or an attribute num_classes to the module; for "
+        "labels of real numbers, canaries=MislabelledCanaries(label_range=(smallest, largest))"
+    )
 
 
 def check_audit(trainer: Any, audit: object, *, gradients: bool) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -72,13 +73,17 @@ class CanaryPlan:
             raise CheckpointError(f"the checkpoint's canaries can't be read: {error!r}") from error
 
 
-def plant_examples(plan: CanaryPlan, maker: CanaryMaker, dataset: Any) -> tuple[CanarySlots, list[Any]]:
+def plant_examples(
+    plan: CanaryPlan, maker: CanaryMaker, dataset: Any, *, private: bool = False
+) -> tuple[CanarySlots, list[Any]]:
     """Put canaries into a training set.
 
     Args:
         plan: Which.
         maker: Makes them.
         dataset: The training set.
+        private: Whether no example may have an influence on more than one example of the training: every canary is
+            made of its own example, with a generator of its own, and takes its place.
 
     Returns:
         The training set with its slots, and the canaries in the order of the coins.
@@ -88,16 +93,22 @@ def plant_examples(plan: CanaryPlan, maker: CanaryMaker, dataset: Any) -> tuple[
     """
     size, generator = len(dataset), plan.generator()
     # The first example stands in for an empty batch and must be there.
-    room = size - 1 if maker.in_place else size
+    in_place = private or maker.in_place
+    room = size - 1 if in_place else size
     if plan.count > room:
-        what = "take the place of training examples, but for the first" if maker.in_place else "are made of examples"
+        what = "take the place of training examples, but for the first" if in_place else "are made of examples"
         raise ConfigurationError(
             f"num_canaries must be at most {room} with a train data set of {size} examples, as canaries of this kind "
             f"{what}; got {plan.count}"
         )
     sources = generator.choice(room, plan.count, replace=False) + (size - room)
-    canaries = _made_of([dataset[int(source)] for source in sources], maker, generator)
-    slots = sources if maker.in_place else size + np.arange(plan.count)
+    examples = [dataset[int(source)] for source in sources]
+    if private:
+        own = generator.spawn(plan.count)
+        canaries = [_made_of([example], maker, draws)[0] for example, draws in zip(examples, own, strict=True)]
+    else:
+        canaries = _made_of(examples, maker, generator)
+    slots = sources if in_place else size + np.arange(plan.count)
     absent = [int(slot) for slot, coin in zip(slots, plan.coins, strict=True) if not coin]
     planted = {int(slot): canary for slot, canary in zip(slots, canaries, strict=True)}
     return CanarySlots(dataset, planted, absent=absent), canaries
@@ -148,7 +159,13 @@ class PlantedClients:
 
 
 def plant_clients(
-    plan: CanaryPlan, maker: CanaryMaker, dataset: Any, parts: Sequence[NDArray[np.int64]], *, most: int
+    plan: CanaryPlan,
+    maker: CanaryMaker,
+    dataset: Any,
+    parts: Sequence[NDArray[np.int64]],
+    *,
+    most: int,
+    private: bool = False,
 ) -> PlantedClients:
     """Make all that some clients hold into canaries.
 
@@ -158,23 +175,35 @@ def plant_clients(
         dataset: The training set of all clients.
         parts: The examples of each client.
         most: Examples of a client over which its loss will be taken.
+        private: Whether no client may have an influence on another: what a client holds is made into canaries by
+            itself, with a generator of its own.
 
     Raises:
         ConfigurationError: More canaries than clients that hold something, or none can be made of these.
     """
     generator = plan.generator()
-    candidates = np.flatnonzero([len(part) > 0 for part in parts])
+    # An order of all, so that a client that comes to hold nothing moves no other but the next.
+    candidates = [int(client) for client in generator.permutation(len(parts)) if len(parts[client])]
     if plan.count > len(candidates):
         raise ConfigurationError(
             f"num_canaries must be at most the number of clients that hold examples, {len(candidates)}, as whole "
             f"clients are the canaries of a federated run, got {plan.count}"
         )
-    chosen = generator.choice(candidates, plan.count, replace=False)
+    chosen = candidates[: plan.count]
     owned = [parts[client] for client in chosen]
     indices = np.concatenate(owned)
-    made = _made_of([dataset[int(index)] for index in indices], maker, generator)
+    examples = [dataset[int(index)] for index in indices]
+    if private:
+        own, held = generator.spawn(len(parts)), iter(examples)
+        made = [
+            canary
+            for client, part in zip(chosen, owned, strict=True)
+            for canary in _made_of(list(islice(held, len(part))), maker, own[client])
+        ]
+    else:
+        made = _made_of(examples, maker, generator)
     canaries = {int(index): canary for index, canary in zip(indices, made, strict=True)}
-    absent = frozenset(int(client) for client, coin in zip(chosen, plan.coins, strict=True) if not coin)
+    absent = frozenset(client for client, coin in zip(chosen, plan.coins, strict=True) if not coin)
     holdings = [[canaries[int(index)] for index in part[:most]] for part in owned]
     return PlantedClients(canaries, absent, holdings, len(indices), len(parts))
 

@@ -48,7 +48,14 @@ from lightning_privacy.audit.canary_audit import Planted, canary_result
 from lightning_privacy.audit.epsilon_bounds import EpsilonBounds, bounds_of_scores
 from lightning_privacy.audit.gradient_canaries import GradientCanaries
 from lightning_privacy.audit.slots import CanarySlots, ClientCanaries
-from lightning_privacy.callbacks._privacy_audit_checks import check_audit, is_federated, is_private, promise_of
+from lightning_privacy.callbacks._privacy_audit_checks import (
+    check_audit,
+    declared_maker,
+    is_federated,
+    is_private,
+    promise_of,
+    protects,
+)
 from lightning_privacy.callbacks._privacy_audit_loader import check_audited_loader, loader_over
 from lightning_privacy.callbacks._privacy_audit_losses import losses_of
 from lightning_privacy.callbacks._privacy_audit_plan import CanaryPlan, gradients_of, plant_clients, plant_examples
@@ -60,7 +67,7 @@ __all__ = ["PrivacyAudit"]
 
 _GRADIENTS = "gradients"
 _EXAMPLES_OF_A_CLIENT = 64
-_VERSION = 1
+_VERSION = 2
 # Of what a million gradients show, the bound for any mechanism sees nothing: delta counts for each of them.
 _CURVE_SHARE = 0.95
 
@@ -78,7 +85,9 @@ class PrivacyAudit(Callback):
     were trained on. Keep it with the data. Checkpoints hold the coins, too.
 
     It costs accuracy. ``mislabelled`` canaries take the place of training examples, as the same person must not be in
-    the training twice, and half of them are trained on with a wrong label; the others are added. The share is reported.
+    the training twice, and half of them are trained on with a wrong label; the others are added where nothing is
+    promised. In a private run all but gradients take an example's place, and each is made of that example alone. The
+    share is reported.
 
     An audit that finds nothing proves nothing: black-box bounds are far below what a better attacker could show.
 
@@ -88,6 +97,9 @@ class PrivacyAudit(Callback):
             :class:`~lightning_privacy.audit.CanaryMaker` such as :class:`~lightning_privacy.audit.TokenCanaries`: seen
             through the loss that ``training_step`` gives before and after the training. ``"gradients"``: entries of the
             private gradient, seen in every step; needs :class:`DifferentialPrivacy`, and proves most.
+        num_classes: How many classes there can be, known without a look at the data: ``mislabelled`` canaries have
+            another of these. None: the attribute ``num_classes`` of the module or the data module in a private run,
+            which needs one; otherwise the labels of the other canaries.
         delta: Of the bound; the ledger's by default, or 1e-5 where there is none.
         confidence: Probability with which the bounds hold, at least, in (0, 1).
         strict: Raise :class:`~lightning_privacy.errors.PrivacyViolation` at the end of a fit that is broken.
@@ -118,6 +130,7 @@ class PrivacyAudit(Callback):
         *,
         num_canaries: int = 1000,
         canaries: str | CanaryMaker = "mislabelled",
+        num_classes: int | None = None,
         delta: float | None = None,
         confidence: float = 0.95,
         strict: bool = False,
@@ -126,11 +139,12 @@ class PrivacyAudit(Callback):
     ) -> None:
         super().__init__()
         self._num_canaries = positive_int(num_canaries=num_canaries)
-        self._maker = None if canaries == _GRADIENTS else canary_maker(canaries)
+        self._maker = None if canaries == _GRADIENTS else canary_maker(canaries, num_classes=num_classes)
         self._kind = canaries if isinstance(canaries, str) else type(canaries).__name__
         self._delta = None if delta is None else within_open_unit(delta=delta)
         self._confidence = within_open_unit(confidence=confidence)
         self._strict, self._show, self._write = strict, show, write
+        self._planting = self._maker
         self._fitting = False
         self._undo: Callable[[], None] | None = None
         self._plan: CanaryPlan | None = None
@@ -149,12 +163,17 @@ class PrivacyAudit(Callback):
         """Which canaries were in."""
         return None if self._plan is None else np.array(self._plan.coins, dtype=np.bool_)
 
+    @property
+    def _num_classes(self) -> int | None:
+        return getattr(self._planting, "num_classes", None)
+
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_trainer(trainer)
         if stage != "fit":
             return
         check_audit(trainer, self, gradients=self._maker is None)
+        self._planting = None if self._maker is None else declared_maker(trainer, pl_module, self._maker)
         self._loader, self._gradients, self._seen = None, None, None
         self._holdings, self._planted = [], None
         self.bounds = self.result = self.scores = None
@@ -173,17 +192,17 @@ class PrivacyAudit(Callback):
         dataset: Any = loader.dataset
         if self._plan is None:
             self._plan = CanaryPlan.draw(self._num_canaries)
-        plan, maker = self._plan, self._maker
+        plan, maker, private = self._plan, self._planting, protects(trainer)
         if is_federated(trainer):
-            planted: Any = ClientCanaries(dataset, lambda parts: self._choose(plan, dataset, parts))
+            planted: Any = ClientCanaries(dataset, lambda parts: self._choose(plan, dataset, parts, private))
         elif maker is None:
             self._gradients = self._gradients or gradients_of(plan, len(dataset), self._seen)
             planted = CanarySlots(dataset, {}, gradients=self._gradients)
         else:
-            planted, canaries = plant_examples(plan, maker, dataset)
+            planted, canaries = plant_examples(plan, maker, dataset, private=private)
             self._holdings = [[canary] for canary in canaries]
         if isinstance(planted, CanarySlots):
-            in_place = maker is not None and maker.in_place
+            in_place = maker is not None and (private or maker.in_place)
             self._planted = Planted(
                 kind=self._kind,
                 unit="example",
@@ -197,11 +216,11 @@ class PrivacyAudit(Callback):
         return self._loader
 
     def _choose(
-        self, plan: CanaryPlan, dataset: Any, parts: Sequence[NDArray[np.int64]]
+        self, plan: CanaryPlan, dataset: Any, parts: Sequence[NDArray[np.int64]], private: bool
     ) -> tuple[Mapping[int, Any], frozenset[int]]:
         """Make some clients of a federated run into canaries."""
-        maker = MislabelledCanaries() if self._maker is None else self._maker
-        planted = plant_clients(plan, maker, dataset, parts, most=_EXAMPLES_OF_A_CLIENT)
+        maker = MislabelledCanaries() if self._planting is None else self._planting
+        planted = plant_clients(plan, maker, dataset, parts, most=_EXAMPLES_OF_A_CLIENT, private=private)
         self._holdings = planted.holdings
         share = plan.count / planted.clients
         self._planted = Planted(kind=self._kind, unit="client", share=share, taken_out=plan.count)
@@ -214,6 +233,7 @@ class PrivacyAudit(Callback):
         return {
             "version": _VERSION,
             "canaries": self._kind,
+            "num_classes": self._num_classes,
             "plan": self._plan.to_dict(),
             "before": None if self._before is None else self._before.tolist(),
             "seen": None if self._gradients is None else self._gradients.state_dict(),
@@ -233,6 +253,11 @@ class PrivacyAudit(Callback):
             raise CheckpointError(
                 f"the checkpoint's run has {plan.count} canaries of the kind {state_dict.get('canaries')!r}, this one "
                 f"{self._num_canaries} of {self._kind!r}, and they are in its training: resume with the same"
+            )
+        if state_dict.get("num_classes") != self._num_classes:
+            raise CheckpointError(
+                f"the checkpoint's canaries have labels of num_classes={state_dict.get('num_classes')!r}, these of "
+                f"{self._num_classes!r}: resume with the same"
             )
         before = state_dict.get("before")
         self._plan, self._before = plan, None if before is None else np.array(before, dtype=np.float64)

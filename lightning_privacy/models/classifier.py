@@ -77,6 +77,7 @@ class Classifier(LightningModule):
         positive_int(num_classes=num_classes)
         one_of(("epoch", "step"), scheduler_interval=scheduler_interval)
         self.backbone = backbone
+        self.num_classes = num_classes
         self._make_optimizer = optimizer
         self._make_scheduler = scheduler
         self._scheduler_interval = scheduler_interval

@@ -134,3 +134,94 @@ def test_fields_are_where_the_user_says():
         labels_key({"picture": 1})
     with pytest.raises(ConfigurationError, match="nothing at the usual places"):
         labels_key(torch.zeros(3))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_declared_classes_are_drawn_from_and_no_other_example_counts(form):
+    examples = _examples(form, 400)
+    maker, key = MislabelledCanaries(num_classes=5), labels_key(examples[0])
+
+    def labels(of):
+        return [int(field_of(canary, key)) for canary in maker.make(of, np.random.default_rng(1))]
+
+    made = labels(examples)
+    assert {(number % 4, label) for number, label in enumerate(made)} == {
+        (true, wrong) for true in range(4) for wrong in range(5) if true != wrong
+    }
+    changed = examples.copy()
+    changed[17] = with_field(examples[17], key, torch.tensor(4))
+    assert [index for index, pair in enumerate(zip(made, labels(changed), strict=True)) if len(set(pair)) > 1] in (
+        [],
+        [17],
+    )
+
+
+@pytest.mark.parametrize(
+    ("label", "classes"),
+    [
+        (True, 2),
+        (1.0, 2),
+        (np.int64(1), 3),
+        (np.array([0, 2, 1]), 3),
+        (torch.tensor([0, 2, -100]), 3),
+        (torch.tensor([0.1, 0.7, 0.2]), 3),
+        ([0, 1], 3),
+    ],
+    ids=["bool", "float", "numpy", "array", "ignored", "soft", "list"],
+)
+def test_wrong_classes_are_of_the_type_of_the_label(label, classes):
+    maker, before, ones = MislabelledCanaries(num_classes=classes), torch.as_tensor(label), set()
+    for seed in range(20):
+        ((_, wrong),) = maker.make([(0, label)], np.random.default_rng(seed))
+        assert type(wrong) is type(label)
+        after = torch.as_tensor(wrong)
+        assert (after.dtype, after.shape) == (before.dtype, before.shape)
+        if before.is_floating_point() and before.dim():
+            assert after.sum() == 1
+            assert after.argmax() != before.argmax()
+        else:
+            assert ((after != before) == (before >= 0)).all()
+            assert (after < classes).all()
+        ones.add(str(wrong))
+    assert len(ones) > 1 or classes == 2
+
+
+def test_labels_of_real_numbers_are_drawn_from_a_declared_range():
+    maker = MislabelledCanaries(label_range=(-2.0, 3.0))
+    for label in (0.5, torch.tensor([9.0, 1.0])):
+        drawn = [maker.make([(0, label)], np.random.default_rng(seed))[0][1] for seed in range(200)]
+        values = torch.stack([torch.as_tensor(value) for value in drawn])
+        assert all(type(value) is type(label) for value in drawn)
+        assert -2 <= values.min() < -1.5
+        assert 2.5 < values.max() <= 3
+
+
+def test_a_declared_range_is_kept_to_and_a_blank_source_still_shows_marks():
+    source = [(torch.full((3, 3), 7.0), 0)]
+    for maker in (BlankCanaries(value_range=(0.0, 1.0)), NoiseCanaries(value_range=(0.0, 1.0))):
+        ((inputs, _),) = maker.make(source, np.random.default_rng(0))
+        assert inputs.min() >= 0
+        assert inputs.max() <= 1
+    assert BlankCanaries().make(source, np.random.default_rng(0))[0][0].sort().values.unique().tolist() == [7.0, 8.0]
+
+
+def test_declarations_that_do_not_fit_are_refused():
+    def made(label, **options):
+        MislabelledCanaries(**options).make([(0, label)], np.random.default_rng(0))
+
+    for label in (3, -1, 0.5, torch.tensor([0, 3]), float("nan")):
+        with pytest.raises(ConfigurationError, match="none of the classes 0 to 2"):
+            made(label, num_classes=3)
+    with pytest.raises(ConfigurationError, match="type str"):
+        made("rare", num_classes=3)
+    with pytest.raises(ConfigurationError, match="for classes give num_classes"):
+        made(1, label_range=(0.0, 1.0))
+    with pytest.raises(ConfigurationError, match="not both"):
+        MislabelledCanaries(num_classes=3, label_range=(0.0, 1.0))
+    with pytest.raises(ConfigurationError, match="2 or more"):
+        MislabelledCanaries(num_classes=1)
+    for wrong in ((1.0, 0.0), (0.0, float("inf")), (1.0,)):
+        with pytest.raises(ConfigurationError, match="label_range must be two numbers"):
+            MislabelledCanaries(label_range=wrong)
+        with pytest.raises(ConfigurationError, match="value_range must be two numbers"):
+            NoiseCanaries(value_range=wrong)

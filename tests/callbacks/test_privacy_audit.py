@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset, WeightedRandomSa
 from lightning_privacy._lightning import LightningModule, Trainer
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.audit.audit_file import AuditResult
-from lightning_privacy.audit.canaries import NoiseCanaries
+from lightning_privacy.audit.canaries import MislabelledCanaries, NoiseCanaries
 from lightning_privacy.audit.slots import CanarySlots
 from lightning_privacy.callbacks import DifferentialPrivacy, _privacy_audit_plan
 from lightning_privacy.callbacks._privacy_audit_report import show_audit
@@ -39,7 +39,7 @@ class Net(LightningModule):
         super().__init__()
         torch.manual_seed(1)
         self.net = nn.Sequential(nn.Linear(16, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 4))
-        self.lr, self.adam = lr, adam
+        self.lr, self.adam, self.num_classes = lr, adam, 4
         self.seen: list[torch.Tensor] = []
 
     def training_step(self, batch, batch_idx):
@@ -154,7 +154,7 @@ def test_coins_move_no_rate_no_divisor_no_draw(tmp_path, monkeypatch, canaries):
         privacy, audit = seeded(), quiet(num_canaries=50, canaries=canaries, write=False)
         _, module = fit(privacy, audit, tmp_path=tmp_path, max_epochs=2)
         settings = privacy._settings.to_dict()
-        assert settings["num_examples"] == 250
+        assert settings["num_examples"] == (250 if canaries == "gradients" else 200)
         assert settings["expected_batch_size"] == 20
         originals = set(data().tensors[0][:, 0].tolist())
         drawn = [value for batch in module.seen for value in batch.tolist()]
@@ -175,7 +175,7 @@ def test_one_canary_moves_a_step_by_one_clipped_gradient(tmp_path, monkeypatch):
             coins_are(monkeypatch, [True, coin, False])
             module = Net(lr=1.0, adam=False)
             module.net[2].p = 0.0
-            loader = DataLoader(data(), batch_size=200 if canaries == "mislabelled" else 203)
+            loader = DataLoader(data(), batch_size=203 if canaries == "gradients" else 200)
             audit = quiet(num_canaries=3, canaries=canaries, write=False)
             fit(seeded(max_grad_norm=0.1), audit, module=module, loader=loader, tmp_path=tmp_path, max_steps=1)
             weights.append(torch.cat([parameter.detach().flatten() for parameter in module.parameters()]))
@@ -305,6 +305,10 @@ def test_a_checkpoint_of_other_canaries_is_refused():
     audit = quiet(num_canaries=20)
     audit._plan = _privacy_audit_plan.CanaryPlan.draw(20)
     state = audit.state_dict()
+    resumed = quiet(num_canaries=20, num_classes=4)
+    resumed._fitting = True
+    with pytest.raises(CheckpointError, match="labels of num_classes=None, these of 4"):
+        resumed.load_state_dict(state)
     for other in (quiet(num_canaries=10), quiet(num_canaries=20, canaries="noise")):
         other._fitting = True
         with pytest.raises(CheckpointError, match="has 20 canaries of the kind 'mislabelled'"):
@@ -319,6 +323,8 @@ def test_arguments_are_checked():
     for options, message in (
         ({"num_canaries": 0}, "num_canaries must be a whole number >= 1"),
         ({"canaries": "birds"}, "canaries must be one of"),
+        ({"num_classes": 1}, "num_classes must be 2 or more"),
+        ({"num_classes": 3, "canaries": MislabelledCanaries(num_classes=4)}, "not that of the canaries, 4"),
         ({"confidence": 1.0}, "confidence"),
         ({"delta": 2.0}, "delta"),
     ):
@@ -448,3 +454,59 @@ def test_the_slots_are_the_data_set_of_a_private_run(tmp_path):
 
     fit(quiet(num_canaries=5), Look(delta=DELTA, noise_multiplier=1.0, probe=True), tmp_path=tmp_path)
     assert isinstance(seen[0], CanarySlots)
+
+
+class Undeclared(Net):
+    """A module that does not say how many classes there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.num_classes
+
+
+@pytest.mark.parametrize("clients", [False, True])
+def test_a_private_run_must_know_the_classes(tmp_path, clients):
+    def promised():
+        if not clients:
+            return [private()], "auto"
+        privacy = ClientPrivacy(delta=1e-3, noise_multiplier=1.0, max_delta_norm=1.0)
+        return [], federated(client_privacy=privacy, client_sampling="poisson")
+
+    callbacks, strategy = promised()
+    with pytest.raises(ConfigurationError, match=r"need num_classes.*PrivacyAudit\(num_classes=\.\.\.\)"):
+        fit(*callbacks, quiet(num_canaries=5), module=Undeclared(), strategy=strategy, tmp_path=tmp_path)
+    for options in ({"num_classes": 4}, {"canaries": "noise"}):
+        callbacks, strategy = promised()
+        audit, module = quiet(num_canaries=5, write=False, **options), Undeclared()
+        module.adam = not clients
+        fit(*callbacks, audit, module=module, strategy=strategy, tmp_path=tmp_path)
+        assert audit.result.verdict == "holds"
+        assert dict(audit.result.rows)[f"Cost: {'clients' if clients else 'examples'} taken out of the training"] == "5"
+
+
+@pytest.mark.parametrize("kind", ["mislabelled", "blank", "noise"])
+def test_one_rare_record_changes_nothing_of_another_in_a_private_run(tmp_path, monkeypatch, kind):
+    """The training sets of two runs, whose data differ in one record, are the same but for its slot."""
+    coins_are(monkeypatch, [True] * 150)
+    rare, slots = 7, []
+
+    class Look(DifferentialPrivacy):
+        def on_train_start(self, trainer, module):
+            slots[-1].extend(trainer.train_dataloader.dataset[index] for index in range(200))
+
+    for changed in (False, True):
+        inputs, labels = (tensor.clone() for tensor in data().tensors)
+        labels %= 2
+        if changed:
+            inputs[rare], labels[rare] = 1000.0, 3
+        slots.append([])
+        loader = DataLoader(TensorDataset(inputs, labels), batch_size=20)
+        privacy = Look(delta=DELTA, noise_multiplier=1.0, probe=False)
+        audit = quiet(num_canaries=150, canaries=kind, write=False)
+        fit(privacy, audit, loader=loader, tmp_path=tmp_path, max_steps=1)
+    differ = [
+        index
+        for index, (one, other) in enumerate(zip(*slots, strict=True))
+        if not (torch.equal(one[0], other[0]) and int(one[1]) == int(other[1]))
+    ]
+    assert differ in ([], [rare])
