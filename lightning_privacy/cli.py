@@ -242,12 +242,22 @@ def _plain_trainer(config: DictConfig, **settings: Any) -> Trainer:
     return trainer
 
 
+def _check_test(model: LightningModule) -> None:
+    """Refuse before training, which may cost all of the budget, what would end the run after it."""
+    if type(model).test_step is LightningModule.test_step:
+        raise ConfigurationError(
+            f"{type(model).__name__} has no test_step, and every run ends with a test of what it has trained: give it "
+            "one that logs the figures to report, such as self.log('test/acc', accuracy)"
+        )
+
+
 def _train(
     config: DictConfig, trainer: Trainer, datamodule: LightningDataModule, *, ckpt_path: str | None
 ) -> tuple[LightningModule, Outcome]:
     if config.seed is not None:
         seed_everything(config.seed, workers=True, verbose=False)
     model: LightningModule = instantiate(config.model)
+    _check_test(model)
     start = time.perf_counter()
     try:
         trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)

@@ -408,6 +408,8 @@ class DifferentialPrivacy(Callback):
     ) -> None:
         if self._run is not None and self._run.end_batch() and not trainer.barebones:
             epsilon = self._ledger.epsilon()
+            if self._ledger.budget is not None:  # which no charge has passed, whatever the figure is rounded up to
+                epsilon = min(epsilon, self._ledger.budget)
             pl_module.log("privacy/epsilon", epsilon, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
 
     @override
