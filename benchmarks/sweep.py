@@ -79,7 +79,7 @@ def _kill(folder: Path, run: str, *, after: int) -> int | None:
 
 
 def _steps(run: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in (run / "privacy_ledger").glob("attempt_*.jsonl"))
+    return sum(path.read_bytes().count(b'"release"') for path in (run / "privacy_ledger").glob("attempt_*.jsonl"))
 
 
 def _composed(folder: Path) -> float:
@@ -93,7 +93,8 @@ def _composed(folder: Path) -> float:
         totals: dict[str, int] = {}
         for line in path.read_text().splitlines():
             entry = json.loads(line)
-            totals[json.dumps(entry["release"])] = entry["total"]
+            if "release" in entry:  # the other lines are caveats
+                totals[json.dumps(entry["release"])] = entry["total"]
         for text, count in totals.items():
             release = json.loads(text)
             event = GaussianDpEvent(release["noise_multiplier"])

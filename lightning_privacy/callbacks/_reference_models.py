@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
 
 from lightning_privacy._lightning import LIGHTNING_NAME, LightningModule, Trainer
 from lightning_privacy.callbacks._example_losses import LossOf, example_losses
@@ -84,6 +85,7 @@ def losses_of_models(
     collate_fn: Callable[[Any], Any] | None = None,
     losses: LossOf | None = None,
     seed: int | None = None,
+    progress: bool = False,
 ) -> npt.NDArray[np.floating[Any]]:
     """Train one model on each of several parts of a data set, and measure each on all of it.
 
@@ -100,6 +102,7 @@ def losses_of_models(
         losses: See :func:`~lightning_privacy.callbacks._example_losses.example_losses`.
         seed: Of initial weights and batches, with the number of the model; None draws it anew. Noise and sampling of
             private training don't depend on it.
+        progress: Whether a terminal is shown a bar.
 
     Returns:
         Shape ``(M, N)``.
@@ -115,7 +118,9 @@ def losses_of_models(
     rows = []
     with torch.random.fork_rng(devices=[]):
         start = torch.seed() % _LARGEST_SEED if seed is None else seed
-    for number, inside in enumerate(member):
+    # None: only where the output is a terminal.
+    models = tqdm(member, desc="Reference models", unit="model", leave=False, disable=None if progress else True)
+    for number, inside in enumerate(models):
         with torch.random.fork_rng(devices=[]), _quiet():
             torch.manual_seed(start + number)
             module = make_module()

@@ -167,6 +167,12 @@ class MembershipInference(Callback):
         self._outside = _held_out(trainer) if self._holdout is None else self._holdout
         if self._template is not None:
             self._rehearse(trainer, pl_module, self._template, loader, self._outside)
+            if self._references:
+                times = self._references / 2 * (1 + _length(self._outside) / _length(loader.dataset))
+                rank_zero_info(
+                    f"MembershipInference: {self._references} reference models will be trained after this run, which "
+                    f"takes about {times:.0f} times as long as it; reference_models=0 leaves them out"
+                )
 
     def _rehearse(
         self,
@@ -223,7 +229,6 @@ class MembershipInference(Callback):
         reference_losses = halves = None
         if self._references:
             halves = random_halves(self._references, len(inside), seed=self._seed)
-            rank_zero_info(f"MembershipInference: training {self._references} reference models")
             reference_losses = losses_of_models(
                 made,
                 examples,
@@ -233,6 +238,7 @@ class MembershipInference(Callback):
                 collate_fn=loader.collate_fn,
                 losses=self._losses,
                 seed=self._seed,
+                progress=trainer.progress_bar_callback is not None,
             )
         self.report = measure_membership(
             losses,
