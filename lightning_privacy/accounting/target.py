@@ -15,7 +15,30 @@ from lightning_privacy._validate import non_negative, positive, within_open_unit
 from lightning_privacy.accounting.ledger import PrivacyLedger
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["check_target", "ledger_for"]
+__all__ = ["caveat_of_delta", "check_target", "ledger_for"]
+
+
+def caveat_of_delta(delta: float, count: int, unit: str) -> str | None:
+    """What to say of a delta that guarantees nothing.
+
+    Args:
+        delta: Of the guarantee.
+        count: Examples, or other units, that there are.
+        unit: What is counted, in the singular.
+
+    Returns:
+        A caveat, or None where delta is below one over the count.
+
+    Example:
+        >>> caveat_of_delta(1e-5, 1000, "client") is None
+        True
+    """
+    if delta * count < 1:
+        return None
+    return (
+        f"delta={delta:g} is not below 1/{count}, one over the number of {unit}s: at this delta a mechanism that "
+        f"publishes one random {unit} in full counts as private."
+    )
 
 
 def check_target(*, delta: float, epsilon: float | None, noise_multiplier: float | None, steps: str) -> None:

@@ -11,7 +11,7 @@ from lightning_privacy._validate import positive, positive_int
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.accounting.calibration import calibrate_noise
 from lightning_privacy.accounting.pld import composed
-from lightning_privacy.accounting.target import check_target, ledger_for
+from lightning_privacy.accounting.target import caveat_of_delta, check_target, ledger_for
 from lightning_privacy.callbacks._balance_cost import unaffordable
 from lightning_privacy.callbacks._parts import releases_per_step
 from lightning_privacy.callbacks._run_state import RunSettings
@@ -99,11 +99,8 @@ def plan_settings(
         PrivacyBudgetExceeded: Too little is left of it.
         CheckpointError: The checkpoint's run has other settings.
     """
-    if target.delta * facts.num_examples >= 1:
-        too_large = (
-            f"delta={target.delta:g} is not below 1/{facts.num_examples}, one over the number of examples: at this "
-            "delta a mechanism that publishes one random example in full counts as private."
-        )
+    too_large = caveat_of_delta(target.delta, facts.num_examples, "example")
+    if too_large is not None:
         ledger.add_caveat(too_large)
         warnings.warn(f"{too_large} Use a smaller delta.", UserWarning, stacklevel=2)
     settings = RunSettings(

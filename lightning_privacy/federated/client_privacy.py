@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from lightning_privacy._validate import positive_int
 from lightning_privacy.accounting import LedgerJournal, PrivacyLedger, Release, missing_charges
+from lightning_privacy.accounting.target import caveat_of_delta
 from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyViolation
 from lightning_privacy.federated.aggregation import Aggregator, WeightedMean
 from lightning_privacy.federated.client_accounting import CohortAccounting
@@ -213,7 +215,10 @@ class ClientPrivacy:
         self._accounting = accounting
         if self._restored is not None:
             self._adopt(self._restored)
-        for caveat in (*accounting.caveats, self._noise.caveat):
+        too_large = caveat_of_delta(self._target.delta, num_clients, "client")
+        if too_large is not None:
+            warnings.warn(f"{too_large} Use a smaller delta.", UserWarning, stacklevel=2)
+        for caveat in (*accounting.caveats, self._noise.caveat, too_large):
             if caveat is not None:
                 self._ledger.add_caveat(caveat)
 

@@ -326,17 +326,17 @@ def test_numbers_of_reference_models_that_make_no_sense_are_refused(number):
 
 @pytest.mark.parametrize(("count", "said"), [(6, ["6 reference models", "about 6 times"]), (0, [])])
 def test_what_the_reference_models_cost_is_said_before_training(digits, caplog, count, said):
-    class Stopped(RuntimeError):
+    class StopError(RuntimeError):
         """Ends the fit before its first step."""
 
     class Module(Classifier):
         def on_train_batch_start(self, batch, batch_idx):
-            raise Stopped
+            raise StopError
 
     train, holdout = digits
     module = Module(MLP(in_features=64, num_classes=10), num_classes=10, optimizer=torch.optim.SGD)
     trainer = Trainer(max_epochs=1, callbacks=[MembershipInference(reference_models=count, holdout=holdout)], **QUIET)
-    with caplog.at_level("INFO"), pytest.raises(Stopped):
+    with caplog.at_level("INFO"), pytest.raises(StopError):
         trainer.fit(module, DataLoader(train, batch_size=BATCH, collate_fn=collate))
     messages = " ".join(record.getMessage() for record in caplog.records if "Membership" in record.getMessage())
     assert bool(messages) is bool(said)

@@ -453,3 +453,10 @@ def test_bad_input_is_named(call, message):
 def test_p35_the_unit_of_the_ledger_is_the_client():
     assert planned().ledger.unit == "client"
     assert "client" in planned().summary()
+
+
+def test_a_delta_at_which_a_client_may_be_published_is_a_caveat():
+    made = ClientPrivacy(delta=0.01, noise_multiplier=1.0, max_delta_norm=1.0, noise=seeded())
+    with pytest.warns(UserWarning, match="delta=0.01 is not below 1/100, one over the number of clients"):
+        made.plan(num_clients=100, cohort=PoissonCohorts(10), rounds=2)
+    assert any("not below 1/100" in caveat for caveat in made.ledger.caveats)
