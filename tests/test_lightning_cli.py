@@ -108,6 +108,7 @@ CASES: dict[str, dict[str, Any]] = {
     "KeyRing": {"current": KEY},
     "Krum": {"byzantine": 1},
     "LaplaceRelease": {"epsilon": 0.5},
+    "MembershipInference": {"reference_models": 8, "parts": {"class": 1}, "random_split": True},
     "NaturalPartition": {"ids": LABELS},
     "NoiseSource": {"secure": True},
     "NonPrivate": {"reason": "a test"},
@@ -119,6 +120,7 @@ CASES: dict[str, dict[str, Any]] = {
         "ledger": LEDGER,
     },
     "PoissonSampler": {"num_examples": 100, "sample_rate": 0.1, "steps": 5},
+    "PrivacyAudit": {"num_canaries": 100, "canaries": "blank", "num_classes": 10},
     "PrivacyLedger": {"delta": 1e-5, "budget": 3.0, "unit": "client"},
     "PrivateBalance": {"public_counts": {"0": 5, "1": 7}},
     "PrivateLabels": {"num_classes": 3, "epsilon": 1.0, "ledger": LEDGER},
@@ -137,6 +139,7 @@ CASES: dict[str, dict[str, Any]] = {
     "Scaffold": {},
     "SelectionRelease": {"epsilon": 0.5},
     "ShardPartition": {"num_clients": 4},
+    "TrainingPlan": {"layers": 5},
     "TrimmedMean": {"trim": 0.1},
     "TruncatedSampledGaussian": {
         "noise_multiplier": 1.0, "sample_rate": 0.1, "num_examples": 100, "max_batch_size": 20,

@@ -44,13 +44,17 @@ class Grid:
     def differences(self, numbers: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return ``numbers - others``, both rounded to the grid, in cells; shapes that broadcast."""
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            # Exact: the rounded numbers are whole numbers of cells, so where their difference is below 2**53 cells it
-            # is a floating-point number, and where it is not it is cut.
-            cells = np.ldexp(self._rounded(numbers) - self._rounded(others), -self._exponent)
+            ones, twos = np.ldexp(numbers, -self._exponent), np.ldexp(others, -self._exponent)
+            # Exact: where the difference of two whole numbers is below 2**53 it is a floating-point number, and where it
+            # is not it is cut. Where there are so many cells that they overflow, the numbers are subtracted as they are.
+            cells = np.where(
+                np.isfinite(ones) & np.isfinite(twos),
+                np.rint(ones) - np.rint(twos),
+                np.ldexp(self._rounded(numbers, ones) - self._rounded(others, twos), -self._exponent),
+            )
         return np.clip(cells, -_LARGEST, _LARGEST).astype(np.int64)
 
-    def _rounded(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        cells = np.ldexp(numbers, -self._exponent)
+    def _rounded(self, numbers: NDArray[np.float64], cells: NDArray[np.float64]) -> NDArray[np.float64]:
         # Numbers of so many cells that they overflow are whole numbers of cells anyway.
         rounded: NDArray[np.float64] = np.where(np.isinf(cells), numbers, np.ldexp(np.rint(cells), self._exponent))
         return rounded

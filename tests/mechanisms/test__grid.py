@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lightning_privacy.mechanisms._grid import Grid
@@ -15,6 +15,9 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.floats(-1e6, 1e6
 SENSITIVITIES = st.floats(1e-320, 1e308) | st.floats(0.5, 2.0)
 
 
+# Rounded to whole cells the largest numbers are beyond what a floating-point number holds.
+@example(one=1.7976931348623143e308, two=1.7976931348623143e308, sensitivity=3.3484643974570854e299)
+@example(one=0.0, two=1.7976931348623143e308, sensitivity=3.3484643974570854e299)
 @given(one=NUMBERS, two=NUMBERS, sensitivity=SENSITIVITIES)
 def test_differences_are_those_of_exact_arithmetic_up_to_the_cut(one, two, sensitivity):
     cell = Fraction(2) ** (int(np.frexp(sensitivity)[1]) - 1 - 20)

@@ -77,6 +77,7 @@ def test_a_folder_that_can_not_be_made_is_named(tmp_path):
 _KILLED_WHILE_SAVING = """
 import os, pathlib, signal, sys, time, torch
 from lightning_privacy.plugins import AtomicCheckpointIO
+torch.set_num_threads(1)  # a fork has none of the helper threads, and would wait for them
 plugin, path = AtomicCheckpointIO(), pathlib.Path(sys.argv[1])
 for attempt in range(12):
     path.unlink(missing_ok=True)

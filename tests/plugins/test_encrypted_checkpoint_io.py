@@ -330,6 +330,7 @@ import {name} as pl
 import torch
 from lightning_privacy import _lightning
 from lightning_privacy.plugins import EncryptedCheckpointIO
+torch.set_num_threads(1)  # a fork has none of the helper threads, and would wait for them
 plugin, path = EncryptedCheckpointIO(bytes(range(32))), pathlib.Path(sys.argv[1])
 trainer = pl.Trainer(plugins=[plugin], logger=False, accelerator="cpu", enable_checkpointing=False)
 assert trainer.strategy.checkpoint_io is plugin and _lightning.LIGHTNING_NAME.startswith("{name}")

@@ -159,10 +159,14 @@ def test_a_run_knows_when_the_sweep_is_gone(job, tmp_path, monkeypatch):
         signal.pthread_kill(main, signal.SIGINT)
 
     monkeypatch.setattr(run_process, "_SECONDS_TO_STOP", 0.3)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore interrupts
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        job()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            job()
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     (attempt,), _ = AttemptLog(tmp_path).read()
     assert attempt.ended is None
