@@ -38,7 +38,7 @@ _TIERS = (
         ),
     ),
 )
-# A row of PITFALLS.md for sentences of the ledger.
+# The pitfall, by its name in the README's table, that a sentence of the ledger is about.
 _PITFALLS = (
     ("P25", r"drawn from a fixed seed"),
     ("P26", r"without its journal|lost in a crash|not counted here"),
