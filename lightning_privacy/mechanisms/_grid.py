@@ -45,8 +45,9 @@ class Grid:
         """Return ``numbers - others``, both rounded to the grid, in cells; shapes that broadcast."""
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             ones, twos = np.ldexp(numbers, -self._exponent), np.ldexp(others, -self._exponent)
-            # Exact: where the difference of two whole numbers is below 2**53 it is a floating-point number, and where it
-            # is not it is cut. Where there are so many cells that they overflow, the numbers are subtracted as they are.
+            # Exact: where the difference of two whole numbers is below 2**53 it is a floating-point number, and where
+            # it is not it is cut. Where there are so many cells that they overflow, the numbers are subtracted as they
+            # are.
             cells = np.where(
                 np.isfinite(ones) & np.isfinite(twos),
                 np.rint(ones) - np.rint(twos),

@@ -32,13 +32,13 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from torch import Tensor
 
 from lightning_privacy._validate import non_negative, non_negative_int
 from lightning_privacy.errors import CheckpointError, ConfigurationError
+from lightning_privacy.mechanisms._keys import secret
 from lightning_privacy.mechanisms._normals import fill_normals
+from lightning_privacy.mechanisms._process import this_process
 from lightning_privacy.mechanisms._secure import DRAWS, add_on_grid, fill_without_gaps
 
 __all__ = ["NoiseSource", "SeededNoiseWarning"]
@@ -47,27 +47,9 @@ _STEP_BITS = 48
 _STREAM_BITS = 32  # together the 80 bits of nonce that the keystream leaves
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-_forks = 0
-
-
-def _count_fork() -> None:
-    global _forks
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
-
 
 class SeededNoiseWarning(UserWarning):
     """A noise source was given a seed: the run is reproducible and therefore not private."""
-
-
-def _derive(seed: int, purpose: str, length: int) -> bytes:
-    """Bytes that depend on ``seed`` and ``purpose`` only (HKDF, RFC 5869)."""
-    material = seed.to_bytes(max(1, (seed.bit_length() + 7) // 8), "big")
-    info = b"lightning_privacy noise: " + purpose.encode()
-    return HKDF(algorithm=hashes.SHA256(), length=length, salt=None, info=info).derive(material)
 
 
 class NoiseSource:
@@ -138,17 +120,14 @@ class NoiseSource:
 
     def _rekey(self) -> None:
         """Take new keys: from the operating system, or the same ones again when seeded."""
-        self._process = (os.getpid(), _forks)
+        self._process = this_process()
         self._calls = itertools.count()
         self._values = itertools.count()
         self._lock = threading.Lock()
         self._generators: dict[torch.device, torch.Generator] = {}
-        self._keys = {dtype: self._secret(f"normals {dtype}", 32) for dtype in (torch.float32, torch.float64)}
-        self._secure_keys = [self._secret(f"secure normals {number}", 32) for number in range(DRAWS)]
-        self._grid_key = self._secret("normals on a grid", 32)
-
-    def _secret(self, purpose: str, length: int) -> bytes:
-        return os.urandom(length) if self._seed is None else _derive(self._seed, purpose, length)
+        self._keys = {dtype: secret(self._seed, f"normals {dtype}", 32) for dtype in (torch.float32, torch.float64)}
+        self._secure_keys = [secret(self._seed, f"secure normals {number}", 32) for number in range(DRAWS)]
+        self._grid_key = secret(self._seed, "normals on a grid", 32)
 
     @property
     def seed(self) -> int | None:
@@ -270,7 +249,7 @@ class NoiseSource:
         Args:
             purpose: names the use, so that two uses of one seeded source get unrelated seeds.
         """
-        return int.from_bytes(self._secret(f"seed for {purpose}", 16), "big")
+        return int.from_bytes(secret(self._seed, f"seed for {purpose}", 16), "big")
 
     def next_value(self) -> int:
         """Return 0, 1, 2, ...: the number of a release that belongs to no step, for its own noise under a seed."""
@@ -304,7 +283,7 @@ class NoiseSource:
             )
 
     def _ensure_own_process(self) -> None:
-        if self._process != (os.getpid(), _forks):
+        if self._process != this_process():
             self._rekey()
 
     def _on_cpu(self, tensor: Tensor, std: float, nonce: int, *, adding: bool) -> Tensor:
