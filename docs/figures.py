@@ -353,6 +353,23 @@ def pitfalls() -> str:
     return _table(head, rows, name="pitfalls", hardware=None)
 
 
+def sweep() -> str:
+    """A sweep of six runs, one of them killed and done again: each run's epsilon and that of all attempts."""
+    found = _read("sweep")
+    rows = [
+        [f"run {name}", f"{figures['epsilon']:.2f}", _percent(figures["accuracy"])]
+        for name, figures in found["figures"].items()
+    ]
+    rows += [
+        [what, f"{found[when]['epsilon_of_the_sweep']:.2f}", "-"]
+        for what, when in (
+            ("all attempts, when one run had been killed", "first"),
+            ("all attempts, when it was done again", "again"),
+        )
+    ]
+    return _table(["", "epsilon", "test accuracy"], rows, name="sweep", hardware=found["hardware"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
@@ -375,6 +392,7 @@ TABLES: dict[str, Callable[[], str]] = {
         pitfalls,
         sampling,
         serving,
+        sweep,
     )
 }
 """The tables by the names under which pages ask for them."""
