@@ -39,6 +39,7 @@ from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.federated.algorithms.algorithm import Algorithm, LocalTraining
 from lightning_privacy.federated.flat import FlatModel
 from lightning_privacy.federated.row_model import RowModel
+from lightning_privacy.federated.stacked_weights import StackedWeights
 
 __all__ = ["StackedLoop", "StackedResult"]
 
@@ -123,7 +124,7 @@ class StackedLoop:
         _refuse_layers(self._module)
         buffers = _versions(self._module)
         order = sorted(range(len(locals_)), key=lambda place: -len(batches[place]))
-        stack = _Stack(self._optimizer, self.parameters, [starts[place] for place in order])
+        stack = StackedWeights(self._optimizer, self.parameters, [starts[place] for place in order])
         sums = torch.zeros(len(order), dtype=torch.float64, device=self.parameters[0].device)
         final: list[list[Tensor]] = [[] for _ in order]
         for step in range(len(batches[order[0]])):
@@ -144,7 +145,7 @@ class StackedLoop:
         means = {place: sums[row] / len(batches[place]) for row, place in enumerate(order)}
         return StackedResult(final, [means[place] for place in range(len(order))])
 
-    def _gradients(self, stack: _Stack, batches: list[Numbered], order: list[int], step: int) -> Tensor:
+    def _gradients(self, stack: StackedWeights, batches: list[Numbered], order: list[int], step: int) -> Tensor:
         """Write the gradients of all rows; returns their losses."""
         losses = torch.zeros(len(batches), dtype=torch.float64, device=self.parameters[0].device)
         groups: dict[Hashable, list[int]] = {}
@@ -189,7 +190,7 @@ class StackedLoop:
             ) from error
         return loss, list(extra)
 
-    def _adjust(self, stack: _Stack, row: int, local: LocalTraining, algorithm: Algorithm) -> None:
+    def _adjust(self, stack: StackedWeights, row: int, local: LocalTraining, algorithm: Algorithm) -> None:
         """Clip a client's gradients, and let the algorithm change them."""
         changes = type(algorithm).before_step is not Algorithm.before_step
         if self._clip is None and not changes:
@@ -232,59 +233,6 @@ class _Call(nn.Module):
                 f"{_WAY_OUT}"
             )
         return loss, extra
-
-
-class _Stack:
-    """Weights of several clients, one to a row, and an optimizer over them.
-
-    Args:
-        optimizer: Whose kind and groups are taken.
-        parameters: Of one client.
-        starts: Weights of each client.
-    """
-
-    def __init__(self, optimizer: Optimizer, parameters: Sequence[Tensor], starts: Sequence[Sequence[Tensor]]) -> None:
-        self._kind: Callable[[list[dict[str, Any]]], Optimizer] = type(optimizer)
-        self._groups = [
-            ({name: value for name, value in group.items() if name != "params"}, [id(p) for p in group["params"]])
-            for group in optimizer.param_groups
-        ]
-        self._keys = [id(p) for p in parameters]
-        self.rows = len(starts)
-        self.parameters = [nn.Parameter(torch.stack(rows)) for rows in zip(*starts, strict=True)]
-        self._optimizer = self._over(self.parameters)
-
-    def _over(self, parameters: Sequence[nn.Parameter]) -> Optimizer:
-        by_key = dict(zip(self._keys, parameters, strict=True))
-        groups = [
-            {**options, "params": [by_key[key] for key in keys if key in by_key]} for options, keys in self._groups
-        ]
-        return self._kind([group for group in groups if group["params"]])
-
-    def step(self) -> None:
-        """Step, and drop the gradients."""
-        self._optimizer.step()
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    def take(self, row: int) -> list[Tensor]:
-        """Copies of a client's weights."""
-        return [p.detach()[row].clone() for p in self.parameters]
-
-    def shrink(self, rows: int) -> None:
-        """Keep the first ``rows`` clients."""
-        if rows == self.rows:
-            return
-        before, states = self.parameters, self._optimizer.state
-        self.parameters = [nn.Parameter(p.detach()[:rows].clone()) for p in before]
-        self._optimizer = self._over(self.parameters)
-        for old, new in zip(before, self.parameters, strict=True):
-            if old in states:
-                self._optimizer.state[new] = {
-                    name: value[:rows].clone() if isinstance(value, Tensor) and value.shape == old.shape else value
-                    for name, value in states[old].items()
-                }
-        self.rows = rows
 
 
 def _stacked(batches: list[Any]) -> Any:
