@@ -46,7 +46,7 @@ from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.gradients import probe_refusals as refusals
 from lightning_privacy.gradients.layout import Layouts
 from lightning_privacy.gradients.probe_comparison import ProbeComparison
-from lightning_privacy.gradients.probe_examples import Trial, hard_trials, large_trial, lengths_differ, size, trials
+from lightning_privacy.gradients.probe_examples import lengths_differ, size
 from lightning_privacy.gradients.probe_gradients import (
     ExampleGradients,
     example_gradients,
@@ -56,6 +56,7 @@ from lightning_privacy.gradients.probe_randomness import untouched_generators
 from lightning_privacy.gradients.probe_rows import changed_rows
 from lightning_privacy.gradients.probe_runs import SEED, Moment, Step
 from lightning_privacy.gradients.probe_trace import Trace, traced
+from lightning_privacy.gradients.probe_trials import Trial, hard_trials, large_trial, trials
 
 __all__ = ["IndependenceProbe", "Moment", "Step"]
 

@@ -26,12 +26,12 @@ from torch import Tensor
 
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.gradients import probe_refusals as refusals
-from lightning_privacy.gradients.probe_examples import Trial
 from lightning_privacy.gradients.probe_gradients import ExampleGradients
 from lightning_privacy.gradients.probe_indices import CheckedValues
 from lightning_privacy.gradients.probe_rows import changed_rows, in_other_order, without_row
 from lightning_privacy.gradients.probe_runs import Found, ProbeRuns
 from lightning_privacy.gradients.probe_trace import Trace, first_change
+from lightning_privacy.gradients.probe_trials import Trial
 
 __all__ = ["ProbeComparison"]
 

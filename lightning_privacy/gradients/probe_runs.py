@@ -29,7 +29,7 @@ from lightning_privacy._validate import one_of, positive, positive_int
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients import probe_refusals as refusals
 from lightning_privacy.gradients.layout import Layout, Layouts, infer_layout
-from lightning_privacy.gradients.probe_examples import by_variety, detached, size, trials
+from lightning_privacy.gradients.probe_examples import by_variety, detached, size
 from lightning_privacy.gradients.probe_gradients import (
     ExampleGradients,
     example_gradients,
@@ -39,6 +39,7 @@ from lightning_privacy.gradients.probe_gradients import (
 from lightning_privacy.gradients.probe_randomness import seeded, untouched_generators, without_dropout
 from lightning_privacy.gradients.probe_rows import tolerance_for
 from lightning_privacy.gradients.probe_trace import Key, Trace, places_of_examples, traced
+from lightning_privacy.gradients.probe_trials import trials
 
 __all__ = ["SEED", "Found", "Moment", "ProbeRuns", "Step"]
 

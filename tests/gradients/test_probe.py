@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,6 @@ from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients import probe as probes
 from lightning_privacy.gradients.layout import Layout
 from lightning_privacy.gradients.probe import IndependenceProbe
-from lightning_privacy.gradients.probe_examples import (
-    Trial,
-    by_variety,
-    hard_trials,
-    large_trial,
-    lengths_differ,
-    map_leaves,
-    size,
-    trials,
-)
 from lightning_privacy.gradients.probe_gradients import example_gradients, plain_gradients
 from lightning_privacy.gradients.probe_indices import CheckedValues
 from lightning_privacy.gradients.probe_randomness import seeded, untouched_generators, without_dropout
@@ -240,100 +229,6 @@ def test_gradients_of_examples_are_those_of_autograd_alone() -> None:
         F.cross_entropy(module(x), y).backward()
     for name, gradient in plain.items():
         torch.testing.assert_close(found.totals[name], gradient)
-
-
-# Examples and what stands in for them
-
-
-@dataclass
-class Record:
-    x: Tensor
-    name: str
-
-
-def test_leaves_of_nested_examples_are_mapped() -> None:
-    example = {"a": (torch.ones(2), [3, 4.0]), "b": Record(torch.zeros(1), "n")}
-    changed = map_leaves(lambda leaf: leaf if isinstance(leaf, str) else leaf + 1, example)
-    assert torch.equal(changed["a"][0], torch.full((2,), 2.0))
-    assert changed["a"][1] == [4, 5.0]
-    assert torch.equal(changed["b"].x, torch.ones(1))
-    assert changed["b"].name == "n"
-    assert size(example) == 2 + 2 + 1 + 1
-    with pytest.raises(ValueError, match="lengths"):
-        map_leaves(lambda one, two: one, (1, 2), (1,))
-
-
-def test_replacements_keep_to_the_range_and_differ_in_class_first() -> None:
-    pool = [(torch.rand(3), number % 2) for number in range(8)]
-    values = torch.stack([x for x, _ in pool])
-    made = trials(pool, 10)
-    assert len(made) == 10
-    assert made[0].replacement[1] != made[0].batch[0][1]
-    for trial in made:
-        assert values.min() <= trial.replacement[0].min()
-        assert trial.replacement[0].max() <= values.max()
-        kept = [one is two for one, two in zip(trial.replaced, trial.batch, strict=True)]
-        assert kept == [number != trial.place for number in range(4)]
-
-
-def test_replacements_leave_the_padded_length_as_it_is() -> None:
-    pool = [torch.arange(length) for length in (2, 5, 3, 7, 4, 7, 2, 6)]
-    assert lengths_differ(pool)
-    lengths = set()
-    for trial in trials(pool, 10):
-        assert max(map(len, trial.replaced)) == max(map(len, trial.batch)) == 7
-        lengths.add(len(trial.replacement))
-    assert len(lengths) > 1
-
-
-def test_one_example_is_enough_for_a_trial() -> None:
-    (trial, *_) = trials([(torch.ones(2), 1)], 3)
-    assert len(trial.batch) == 4
-
-
-def test_variety_comes_first() -> None:
-    assert by_variety([(0, 1), (0, 1), (0, 2), (1, 1)], 3) == [(0, 1), (0, 2), (1, 1)]
-
-
-def test_p03_some_of_the_examples_are_of_one_class_where_the_data_have_two() -> None:
-    pool = by_variety([(torch.ones(2), number % 10) for number in range(16)], 8)
-    assert [label for _, label in pool] == [0, 1, 2, 3, 4, 5, 0, 1]
-    assert len(by_variety([(torch.ones(2), number) for number in range(16)], 8)) == 8
-
-
-def test_p03_made_trials_hold_pairs_other_labels_and_extremes() -> None:
-    pairs = [trial for trial in hard_trials(data()) if trial.place]
-    assert [trial.place for trial in pairs] == [1, 2]
-    for trial in pairs:
-        labels = [y for _, y in trial.batch]
-        assert trial.replacement[1] == labels[trial.place] == labels[0]
-        assert not torch.equal(trial.replacement[0], trial.batch[trial.place][0])
-    of_one = [(torch.tensor([float(number), 0.5]), torch.tensor([0, number % 2])) for number in range(6)]
-    made = [trial for trial in hard_trials(of_one) if not trial.place]
-    assert made[0].replacement[1].tolist() == [1, made[0].batch[0][1][1]]
-    assert made[1].replacement[0].isnan().all()
-    assert made[2].replacement[0].tolist() == [5e4, 5e4]
-    assert next(trial.replacement[1] for trial in hard_trials([(torch.rand(2), 1)] * 3) if not trial.place) == 0
-
-
-def test_a_large_trial_has_more_of_the_examples_around_the_same_one() -> None:
-    pool = data(8)
-    small = trials(pool, 2)[1]
-    large = large_trial(small, pool, 9)
-    assert (len(large.batch), large.batch[:4], large.place, large.made) == (9, small.batch, small.place, True)
-    assert large.replaced[: len(small.batch)] == small.replaced
-    # The one that is replaced, and its replacement, are there once: no other row may change with them.
-    assert sum(item is small.batch[small.place] for item in large.batch) == 1
-    assert not any(item is small.replacement for item in large.batch)
-    assert len({id(item) for item in large.batch}) == 7
-    assert large_trial(small, pool, 4).batch == small.batch
-
-
-def test_a_large_trial_keeps_to_the_length_of_its_batch() -> None:
-    pool = [torch.ones(length) for length in (2, 3, 9, 4, 5, 6)]
-    small = Trial((pool[0], pool[1], pool[3], pool[4]), pool[5], place=0)
-    large = large_trial(small, pool, 9)
-    assert {len(item) for item in large.batch[4:]} == {3, 4, 5}
 
 
 def test_rows_in_another_order_are_told_from_rows_that_were_mixed() -> None:
