@@ -15,8 +15,9 @@ from typing import Any
 from torch import nn
 
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
-from lightning_privacy.gradients.functional import FollowedParameters, tensors_in
+from lightning_privacy.gradients.functional import FollowedParameters
 from lightning_privacy.gradients.interception import Handler
+from lightning_privacy.gradients.nested import tensors_in
 from lightning_privacy.gradients.recorder import Recorder, Watch
 
 __all__ = ["CalledPlainly", "LossSite", "PublicSite", "RootSite", "WatchedSite", "first_batch_size"]

@@ -35,41 +35,27 @@ Example:
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields, is_dataclass
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, _get_current_function_mode, _get_current_function_mode_stack
+from torch.overrides import _get_current_function_mode, _get_current_function_mode_stack
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lightning_privacy.errors import PrivacyViolation, UnsupportedError
 from lightning_privacy.gradients.followed import Followed, recording
 from lightning_privacy.gradients.functional_call import MixedCall
-from lightning_privacy.gradients.functional_losses import COUNTING_LOSSES, refuse_coupled_loss
+from lightning_privacy.gradients.functional_mode import FunctionMode, uncompiled
+from lightning_privacy.gradients.functional_operand import operand_layout
 from lightning_privacy.gradients.functional_operation import Operation
 from lightning_privacy.gradients.functional_tables import LIKE_OTHER, PLAIN
-from lightning_privacy.gradients.layout import FIRST, Layout
+from lightning_privacy.gradients.nested import tensors_in
 from lightning_privacy.gradients.recorder import Recorder
 
-__all__ = ["FollowedParameters", "tensors_in"]
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested arguments: sequences, mappings, dataclasses."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, Mapping):
-        yield from tensors_in(list(value.values()))
-    elif is_dataclass(value) and not isinstance(value, type):
-        yield from tensors_in([getattr(value, field.name) for field in fields(value)])
+__all__ = ["FollowedParameters"]
 
 
 class FollowedParameters:
@@ -89,7 +75,7 @@ class FollowedParameters:
         # The tensors that calls are searched for, by id: None stands for a parameter that was not used yet.
         self.tracked: dict[int, Followed | None] = dict.fromkeys(self._names)
         self._data: dict[int, weakref.ref[Tensor]] = {}
-        self._mode = _Mode(self)
+        self._mode = FunctionMode(self)
 
     @property
     def active(self) -> bool:
@@ -138,7 +124,7 @@ class FollowedParameters:
             return
         for tensor in tensors_in(arguments):
             self.note(tensor)
-        with _uncompiled(), self._mode:
+        with uncompiled(), self._mode:
             yield
 
     def note(self, tensor: Tensor) -> None:
@@ -287,41 +273,16 @@ class FollowedParameters:
                 f"{operation.name} is called with a public parameter as well, which is neither the batch nor private; "
                 "give the private part the output of a public layer, or declare both private"
             )
-        layouts = {id(leaf): self._layout(f"{operation.name}, operand {k}", leaf) for k, leaf in enumerate(data)}
+        layouts = {
+            id(leaf): operand_layout(self._recorder, f"{operation.name}, operand {k}", leaf)
+            for k, leaf in enumerate(data)
+        }
         if self._recorder.seen is not None:
             call = MixedCall(operation, function, args, kwargs, followed, {})
             output = call.run()
             self.note_output(output)
             return output
         return MixedCall(operation, function, args, kwargs, followed, layouts).result()
-
-    def _layout(self, name: str, tensor: Tensor) -> Layout:
-        """Return where the examples are in a tensor that was computed from the batch."""
-        recorder = self._recorder
-        layout = recorder.operand(name, tensor.shape)
-        if recorder.seen is not None:
-            return FIRST
-        rows = recorder.expected_rows(name)
-        if layout is not None and not layout.shared:
-            return layout
-        spread = layout.spread_already(tensor.shape, rows) if layout is not None else _has_rows(tensor, rows)
-        # Beside a probe that did not see this call, only what a layer returned is told from a constant.
-        if spread and (layout is not None or tensor.requires_grad or not recorder.layouts):
-            return FIRST
-        if tensor.dim() == 0:
-            raise UnsupportedError(
-                f"{name}: the batch of {rows} rows is averaged (or summed) already where the parameter meets it, so "
-                "what each example does to the parameter can't be told. Average last: compute the losses of the "
-                "examples (reduction='none'), multiply them by the parameter, then return .mean(); and use the "
-                "optimizer's weight_decay in place of a penalty on parameters."
-            )
-        raise UnsupportedError(
-            f"{name}: a tensor of shape {tuple(tensor.shape)} comes from a batch of {rows} rows, and a parameter "
-            "is used with it; it must have the examples in its first dimension. Average over the examples last of all. "
-            "Keep positions, patches or time steps in dimensions of their own, use the optimizer's weight_decay in "
-            "place of a penalty on parameters in the loss, or train with probe=True, which finds out where the "
-            "examples are."
-        )
 
     def _in_rows_of_layer(self, name: str, tensor: Tensor) -> Tensor:
         """Return what stands for a tensor made of parameters in the arguments of a layer that also get the batch."""
@@ -341,16 +302,6 @@ class FollowedParameters:
             )
         operation = Operation(label, self._network, recorder, {one: self._parameters[one] for one in names})
         return operation.in_rows(followed, tensor.dim(), layout.dimension, tensor.shape[layout.dimension])
-
-
-def _uncompiled() -> AbstractContextManager[object]:
-    """Return a context in which compiled functions run as they were written; a compiled graph can't be followed."""
-    # What nobody has imported has compiled nothing.
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-
-
-def _has_rows(tensor: Tensor, rows: int) -> bool:
-    return tensor.dim() > 0 and tensor.shape[0] == rows
 
 
 def _repeat(tensor: Tensor, *sizes: Any) -> Tensor:
@@ -378,34 +329,4 @@ class _Refusing:
         )
 
 
-class _Mode(TorchFunctionMode):
-    """Sees every call of a function of torch; most have nothing to do with parameters and must cost little."""
-
-    def __init__(self, owner: FollowedParameters) -> None:
-        super().__init__()
-        self._owner = owner
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        owner = self._owner
-        tracked = owner.tracked
-        kwargs = kwargs or _NO_KEYWORDS
-        if func in COUNTING_LOSSES and torch.is_grad_enabled():
-            refuse_coupled_loss(func, args, kwargs, rows=owner.rows)
-        for value in args:
-            if id(value) in tracked or (type(value) in _SEQUENCES and any(id(item) in tracked for item in value)):
-                return owner.called(func, args, kwargs)
-        for value in kwargs.values():
-            if id(value) in tracked or (type(value) in _SEQUENCES and any(id(item) in tracked for item in value)):
-                return owner.called(func, args, kwargs)
-        return owner.untouched(func, args, kwargs)
-
-
-_NO_KEYWORDS: dict[str, Any] = {}
-_SEQUENCES = frozenset({tuple, list})
 _PLAIN_TYPES = frozenset({int, float, bool, str, slice, type(None), type(...), torch.Size, torch.dtype, torch.device})
