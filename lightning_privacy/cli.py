@@ -37,17 +37,18 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from torch.utils.data import DataLoader
 
+import lightning_privacy.strategies  # noqa: F401 - makes trainer.strategy=federated known
 from lightning_privacy._lightning import (
     Callback,
     LightningDataModule,
     LightningModule,
-    Strategy,
     Trainer,
     pl,
     seed_everything,
 )
 from lightning_privacy.accounting import PrivacyLedger
-from lightning_privacy.callbacks import DifferentialPrivacy, GroupFairness
+from lightning_privacy.callbacks import GroupFairness
+from lightning_privacy.callbacks.run_privacy import federation_of, final_ledger_of, ledger_of, privacy_of
 from lightning_privacy.data import AugmentationDataModule
 from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
@@ -56,7 +57,6 @@ from lightning_privacy.report.earlier_run import put_aside
 from lightning_privacy.report.environment import write_environment
 from lightning_privacy.report.run_files import finish_run, keep_ledger
 from lightning_privacy.report.sweep_end import sweep_failed
-from lightning_privacy.strategies import FederatedStrategy
 from lightning_privacy.sweeps import run_figures
 from lightning_privacy.sweeps.plugins import register_sweepers
 from lightning_privacy.sweeps.run_account import account_for_run
@@ -122,20 +122,18 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     write_environment(folder, _arguments())
     datamodule: LightningDataModule = instantiate(config.data)
     callbacks: list[Callback] = _instances(config.callbacks)
-    privacy = next((callback for callback in callbacks if isinstance(callback, DifferentialPrivacy)), None)
     loggers = _instances(config.logger) or False
     watched = [*callbacks, ClassificationTally(folder)]
     trainer: Trainer = instantiate(config.trainer, callbacks=watched, logger=loggers)
-    strategy = trainer.strategy
-    of_clients = strategy.client_privacy if isinstance(strategy, FederatedStrategy) else None
-    account_for_run(trainer, datamodule, getattr(privacy or of_clients, "ledger", None))
+    privacy, federation = privacy_of(trainer), federation_of(trainer)
+    account_for_run(trainer, datamodule, ledger_of(trainer))
     if privacy is not None:
         _share_ledger(datamodule, privacy.ledger)
     if privacy is not None:
         console.print("Training with differential privacy")
-    elif of_clients is not None:
+    elif federation is not None and federation.client_privacy is not None:
         console.print("Training with differential privacy of whole clients")
-    elif isinstance(strategy, FederatedStrategy) and strategy.example_privacy is not None:
+    elif federation is not None and federation.example_privacy is not None:
         console.print("Training with differential privacy of the examples inside each client")
     else:
         console.print("Training without differential privacy")
@@ -143,9 +141,9 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
         model, outcome = _train(config, trainer, datamodule, ckpt_path=config.ckpt_path)
     except BaseException:
         # What was spent was spent, whatever becomes of the run.
-        keep_ledger(folder, _ledger_of(privacy, strategy))
+        keep_ledger(folder, final_ledger_of(trainer))
         raise
-    ledger = _ledger_of(privacy, strategy)
+    ledger = final_ledger_of(trainer)
     if privacy is not None and (getattr(datamodule, "max_records_per_person", None) or 1) > 1:
         # What epsilon is for a person in several records, now that all of it is spent.
         of_person = datamodule.guarantee(privacy.ledger)  # type: ignore[attr-defined] # of those that have the other
@@ -186,18 +184,6 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
 def _arguments() -> list[str]:
     """What of the config was set for this run, by the command line or a sweep."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-
-
-def _ledger_of(privacy: DifferentialPrivacy | None, strategy: Strategy) -> PrivacyLedger | None:
-    """What training was charged to; where each client has a ledger, the one of the client for whom it cost most."""
-    if privacy is not None:
-        return privacy.ledger
-    if isinstance(strategy, FederatedStrategy):
-        if strategy.client_privacy is not None:
-            return strategy.client_privacy.ledger
-        if strategy.example_privacy is not None:
-            return strategy.example_privacy.weakest_ledger()
-    return None
 
 
 def _instances(group: Mapping[str, Any]) -> list[Any]:

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Subset
 from lightning_privacy._lightning import Trainer
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._processes import Processes
-from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.callbacks.run_privacy import privacy_of
 from lightning_privacy.data.augmentation.batches import unproxied
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.fairness.sample import GroupSample
@@ -48,9 +48,9 @@ def ledger_for(trainer: Trainer, ledger: PrivacyLedger | None) -> PrivacyLedger:
     """
     if ledger is not None:
         return ledger
-    for callback in trainer.callbacks:  # type: ignore[attr-defined] # an attribute of every trainer
-        if isinstance(callback, DifferentialPrivacy):
-            return callback.ledger
+    privacy = privacy_of(trainer)
+    if privacy is not None:
+        return privacy.ledger
     raise ConfigurationError(
         "private_epsilon needs a ledger to charge, and there is no DifferentialPrivacy whose ledger to take: pass "
         "ledger=PrivacyLedger(delta=...)"
@@ -122,20 +122,20 @@ def note_training_rows(trainer: Trainer, loader: Any, paying: PrivacyLedger | No
         return
     if not _shares_rows(train.dataset, loader.dataset):
         return
-    for callback in trainer.callbacks:  # type: ignore[attr-defined] # an attribute of every trainer
-        if not isinstance(callback, DifferentialPrivacy) or callback.ledger is paying:
-            continue
-        if paying is None:
-            callback.ledger.add_caveat(
-                "GroupFairness reported figures of rows that are trained on, without noise: epsilon does not cover "
-                "publishing them."
-            )
-        else:
-            callback.ledger.add_caveat(
-                "GroupFairness released figures of rows that are trained on, and charged another ledger: this epsilon "
-                "does not cover them, and the two add up."
-            )
-            paying.add_caveat(
-                "GroupFairness released figures of rows that a model was trained on, whose training was charged to "
-                "another ledger: this epsilon does not cover it, and the two add up."
-            )
+    privacy = privacy_of(trainer)
+    if privacy is None or privacy.ledger is paying:
+        return
+    if paying is None:
+        privacy.ledger.add_caveat(
+            "GroupFairness reported figures of rows that are trained on, without noise: epsilon does not cover "
+            "publishing them."
+        )
+    else:
+        privacy.ledger.add_caveat(
+            "GroupFairness released figures of rows that are trained on, and charged another ledger: this epsilon "
+            "does not cover them, and the two add up."
+        )
+        paying.add_caveat(
+            "GroupFairness released figures of rows that a model was trained on, whose training was charged to "
+            "another ledger: this epsilon does not cover it, and the two add up."
+        )

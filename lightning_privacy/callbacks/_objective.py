@@ -22,10 +22,9 @@ from typing_extensions import override
 
 from lightning_privacy._lightning import Callback, LightningModule, Trainer, check_trainer
 from lightning_privacy.callbacks._step_wrap import unwrap_training_step, wrap_training_step
-from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 
-__all__ = ["ObjectiveCallback", "losses_of", "privacy_of"]
+__all__ = ["ObjectiveCallback", "losses_of"]
 
 _WAYS = (
     'return the loss of each example: {"loss": losses.mean(), "losses": losses}, with '
@@ -55,11 +54,6 @@ def losses_of(output: Any, name: str) -> Tensor:
     else:
         got = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else repr(output)
     raise ConfigurationError(f"training_step of {name} must {_WAYS}; it returned {got}")
-
-
-def privacy_of(trainer: Any) -> DifferentialPrivacy | None:
-    """Return the callback that makes the trainer's steps private, if there is one."""
-    return next((callback for callback in trainer.callbacks if isinstance(callback, DifferentialPrivacy)), None)
 
 
 class ObjectiveCallback(Callback):

@@ -10,10 +10,10 @@ from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.audit.canaries import CanaryMaker, MislabelledCanaries
 from lightning_privacy.audit.trade_off import PrivacyProfile, TradeOffCurve
 from lightning_privacy.callbacks import _trainer as internals
-from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.callbacks.run_privacy import federation_of, ledger_of, privacy_of, protects
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 
-__all__ = ["Promise", "check_audit", "declared_maker", "is_federated", "is_private", "promise_of", "protects"]
+__all__ = ["Promise", "check_audit", "declared_maker", "promise_of"]
 
 _DELTA = 1e-5
 
@@ -33,21 +33,6 @@ class Promise:
     epsilon: float | None = None
     curve: TradeOffCurve | None = None
     ledger: PrivacyLedger | None = None
-
-
-def is_private(trainer: Any) -> bool:
-    """Whether examples are drawn and charged by DifferentialPrivacy."""
-    return any(isinstance(callback, DifferentialPrivacy) for callback in trainer.callbacks)
-
-
-def is_federated(trainer: Any) -> bool:
-    """Whether a step is a round of clients."""
-    return hasattr(trainer.strategy, "client_privacy")
-
-
-def protects(trainer: Any) -> bool:
-    """Whether the run promises something to examples or to clients, which canaries must not undo."""
-    return is_private(trainer) or getattr(trainer.strategy, "client_privacy", None) is not None
 
 
 def declared_maker(trainer: Any, module: Any, maker: CanaryMaker) -> CanaryMaker:
@@ -105,12 +90,13 @@ def check_audit(trainer: Any, audit: object, *, gradients: bool) -> None:
             f"Trainer(overfit_batches={trainer.overfit_batches}) trains on some batches only, and perhaps on no "
             "canary: remove it"
         )
-    if gradients and not is_private(trainer):
+    if gradients and privacy_of(trainer) is None:
         raise ConfigurationError(
             "canaries='gradients' are entries of a private gradient and need the DifferentialPrivacy callback: without "
             "it, use canaries='mislabelled', 'blank' or 'noise'"
         )
-    if getattr(trainer.strategy, "example_privacy", None) is not None:
+    federation = federation_of(trainer)
+    if federation is not None and federation.example_privacy is not None:
         raise UnsupportedError(
             "FederatedStrategy(example_privacy=...) promises every client something else, and PrivacyAudit compares "
             "with one ledger: audit a client's training by itself, with DifferentialPrivacy, or use client_privacy"
@@ -124,7 +110,7 @@ def promise_of(trainer: Any, delta: float | None) -> Promise:
         trainer: The trainer.
         delta: At which epsilon is asked for; None for the ledger's.
     """
-    ledger = _ledger_of(trainer)
+    ledger = ledger_of(trainer)
     if ledger is None:
         return Promise(_DELTA if delta is None else delta)
     delta = ledger.delta if delta is None else delta
@@ -132,11 +118,3 @@ def promise_of(trainer: Any, delta: float | None) -> Promise:
     if not math.isfinite(epsilon):
         return Promise(delta, ledger=ledger)
     return Promise(delta, epsilon, PrivacyProfile.of_ledger(ledger), ledger)
-
-
-def _ledger_of(trainer: Any) -> PrivacyLedger | None:
-    for callback in trainer.callbacks:
-        if isinstance(callback, DifferentialPrivacy):
-            return callback.ledger
-    privacy = getattr(trainer.strategy, "client_privacy", None)
-    return None if privacy is None else privacy.ledger

@@ -19,8 +19,8 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from lightning_privacy._lightning import Trainer
-from lightning_privacy.callbacks._objective import privacy_of
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.callbacks.run_privacy import privacy_of
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.gradients.clipping import ClippingPolicy
 

@@ -39,8 +39,8 @@ from typing_extensions import override
 from lightning_privacy._lightning import Callback, LightningModule, Trainer, check_trainer
 from lightning_privacy._validate import non_negative, positive_int
 from lightning_privacy.callbacks._batch_groups import Groups, groups_of
-from lightning_privacy.callbacks._objective import privacy_of
 from lightning_privacy.callbacks._step_wrap import unwrap_training_step, wrap_training_step
+from lightning_privacy.callbacks.run_privacy import privacy_of
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.fairness.adversarial import Adversary, debiased_gradient, reverse_gradient
 

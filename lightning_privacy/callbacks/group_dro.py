@@ -36,7 +36,8 @@ from typing_extensions import override
 
 from lightning_privacy._lightning import LightningModule, Trainer
 from lightning_privacy.callbacks._batch_groups import Groups, groups_of
-from lightning_privacy.callbacks._objective import ObjectiveCallback, privacy_of
+from lightning_privacy.callbacks._objective import ObjectiveCallback
+from lightning_privacy.callbacks.run_privacy import privacy_of
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.fairness.group_dro import GroupDROLoss
 

@@ -50,10 +50,10 @@ from lightning_privacy.audit.lira import STATISTICS
 from lightning_privacy.audit.membership import MembershipReport, measure_membership
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._example_losses import LossOf, example_columns, example_losses
-from lightning_privacy.callbacks._objective import privacy_of
 from lightning_privacy.callbacks._reference_models import drawn_anew, losses_of_models
 from lightning_privacy.callbacks._reference_recipe import Recipe
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.callbacks.run_privacy import privacy_of
 from lightning_privacy.data.augmentation import AugmentationDataModule
 from lightning_privacy.errors import ConfigurationError, LightningPrivacyError, UnsupportedError
 from lightning_privacy.fairness.batch_groups import Groups

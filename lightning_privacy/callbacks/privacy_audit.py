@@ -48,19 +48,13 @@ from lightning_privacy.audit.canary_audit import Planted, canary_result
 from lightning_privacy.audit.epsilon_bounds import EpsilonBounds, bounds_of_scores
 from lightning_privacy.audit.gradient_canaries import GradientCanaries
 from lightning_privacy.audit.slots import CanarySlots, ClientCanaries
-from lightning_privacy.callbacks._privacy_audit_checks import (
-    check_audit,
-    declared_maker,
-    is_federated,
-    is_private,
-    promise_of,
-    protects,
-)
+from lightning_privacy.callbacks._privacy_audit_checks import check_audit, declared_maker, promise_of
 from lightning_privacy.callbacks._privacy_audit_loader import check_audited_loader, loader_over
 from lightning_privacy.callbacks._privacy_audit_losses import losses_of
 from lightning_privacy.callbacks._privacy_audit_plan import CanaryPlan, gradients_of, plant_clients, plant_examples
 from lightning_privacy.callbacks._privacy_audit_report import log_bounds, note_broken, show_audit, write_audit
 from lightning_privacy.callbacks._trainer_rounds import replace_train_loader
+from lightning_privacy.callbacks.run_privacy import federation_of, privacy_of, protects
 from lightning_privacy.errors import CheckpointError, PrivacyViolation, UnsupportedError
 
 __all__ = ["PrivacyAudit"]
@@ -193,7 +187,7 @@ class PrivacyAudit(Callback):
         if self._plan is None:
             self._plan = CanaryPlan.draw(self._num_canaries)
         plan, maker, private = self._plan, self._planting, protects(trainer)
-        if is_federated(trainer):
+        if federation_of(trainer) is not None:
             planted: Any = ClientCanaries(dataset, lambda parts: self._choose(plan, dataset, parts, private))
         elif maker is None:
             self._gradients = self._gradients or gradients_of(plan, len(dataset), self._seen)
@@ -210,7 +204,7 @@ class PrivacyAudit(Callback):
                 taken_out=plan.count if in_place else 0,
                 white_box=maker is None,
             )
-            if not is_private(trainer):  # nobody leaves out of a batch what is not there
+            if privacy_of(trainer) is None:  # nobody leaves out of a batch what is not there
                 planted = Subset(planted, planted.present().tolist())
         self._loader = loader_over(loader, planted)
         return self._loader
@@ -323,6 +317,6 @@ class PrivacyAudit(Callback):
         """Take the canaries off the trainer's data again."""
         self._fitting = False
         # DifferentialPrivacy takes its own change of the loader back, and this one with it.
-        if self._undo is not None and not is_private(trainer):
+        if self._undo is not None and privacy_of(trainer) is None:
             self._undo()
         self._undo = None

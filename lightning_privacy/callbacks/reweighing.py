@@ -41,8 +41,9 @@ from lightning_privacy._validate import positive, positive_int
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks import _trainer_loader as loading
 from lightning_privacy.callbacks._batch_groups import Groups, groups_of
-from lightning_privacy.callbacks._objective import ObjectiveCallback, privacy_of
+from lightning_privacy.callbacks._objective import ObjectiveCallback
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.callbacks.run_privacy import privacy_of
 from lightning_privacy.data.augmentation.batches import KeyedCollate, unproxied
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.fairness.reweighing import cell_counts, reweighing_weights

@@ -16,10 +16,9 @@ import time
 
 from lightning_privacy._lightning import Trainer
 from lightning_privacy.accounting import PrivacyLedger
-from lightning_privacy.callbacks import DifferentialPrivacy
-from lightning_privacy.strategies import FederatedStrategy
+from lightning_privacy.callbacks.run_privacy import ledger_of, privacy_of
 
-__all__ = ["RunClock", "budget_left", "clock_of", "duration", "ledger_of", "run_figures"]
+__all__ = ["RunClock", "budget_left", "clock_of", "duration", "run_figures"]
 
 
 class RunClock:
@@ -62,32 +61,18 @@ class RunClock:
         return max(0, self.total - done) * elapsed / (done - self._first)
 
 
-def ledger_of(trainer: Trainer) -> PrivacyLedger | None:
-    """The ledger of a trainer's private training, of examples or of clients; None where there is none.
-
-    Args:
-        trainer: Any.
-    """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined] # an attribute of every trainer
-        if isinstance(callback, DifferentialPrivacy):
-            return callback.ledger
-    strategy = trainer.strategy
-    privacy = strategy.client_privacy if isinstance(strategy, FederatedStrategy) else None
-    return None if privacy is None else privacy.ledger
-
-
 def clock_of(trainer: Trainer) -> RunClock:
     """A clock for the fit that a trainer starts.
 
     Args:
         trainer: In ``on_train_start``.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    privacy = privacy_of(trainer)
+    plan = None if privacy is None else privacy.plan
+    if plan is not None:
         # The trainer's own count is of batches, which a private fit draws anew.
-        plan = callback.plan if isinstance(callback, DifferentialPrivacy) else None
-        if plan is not None:
-            total = None if plan.steps is None else plan.steps_before + plan.steps
-            return RunClock(total=total, done=trainer.global_step)
+        total = None if plan.steps is None else plan.steps_before + plan.steps
+        return RunClock(total=total, done=trainer.global_step)
     steps = trainer.estimated_stepping_batches
     return RunClock(total=None if math.isinf(steps) else int(steps), done=trainer.global_step)
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sized
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -36,13 +36,15 @@ from typing_extensions import override
 
 from lightning_privacy._lightning import Callback, LightningModule, Trainer, check_trainer
 from lightning_privacy._validate import positive_int
-from lightning_privacy.callbacks import DifferentialPrivacy
 from lightning_privacy.callbacks._private_plan import PrivatePlan, Spending
 from lightning_privacy.callbacks._step_memory import StepMemory, optimizer_bytes, row_bytes, tensor_bytes
+from lightning_privacy.callbacks.run_privacy import federation_of, privacy_of
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.federated import ClientPrivacy
 from lightning_privacy.gradients.chosen_rules import ChosenRule, chosen_rules
-from lightning_privacy.strategies import FederatedStrategy
+
+if TYPE_CHECKING:
+    from lightning_privacy.strategies import FederatedStrategy
 
 __all__ = ["TrainingPlan"]
 
@@ -96,12 +98,12 @@ class TrainingPlan(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not in on_fit_start: a callback that stands behind this one may be the one that plans.
-        plan = next((c.plan for c in trainer.callbacks if isinstance(c, DifferentialPrivacy)), None)  # type: ignore[attr-defined]
-        strategy = trainer.strategy
+        privacy, federation = privacy_of(trainer), federation_of(trainer)
+        plan = None if privacy is None else privacy.plan
         if plan is not None:
             rows = _private_rows(plan)
-        elif isinstance(strategy, FederatedStrategy):
-            rows = _federated_rows(trainer, strategy)
+        elif federation is not None:
+            rows = _federated_rows(trainer, federation)
         else:
             rows = _plain_rows(trainer)
         if self._memory:
