@@ -52,6 +52,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.threads < 1:
         parser.error(f"--threads must be >= 1, got {arguments.threads}")
+    compared = not arguments.no_splink and set(arguments.tables) != {"personas"}
+    missing = [name for name in _RIVALS if compared and find_spec(name) is None]
+    if missing:
+        parser.error(
+            f"{' and '.join(missing)} not installed: pip install splink duckdb, or leave it out with --no-splink"
+        )
     whole = set(arguments.tables) == set(_TABLES) and not arguments.no_splink and tuple(arguments.rows) == _ROWS
     if arguments.output is None and whole and not arguments.quick:
         arguments.output = Path(__file__).parent / "results" / "deduplication.json"

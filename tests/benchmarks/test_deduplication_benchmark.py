@@ -28,6 +28,17 @@ def test_pairs_are_counted_as_by_hand(benchmark):
     assert benchmark.pairs_found(persons, truth) == pytest.approx(wanted)
 
 
+def test_a_rival_that_is_missing_is_named_before_anything_runs(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "find_spec", lambda name: None if name == "duckdb" else object())
+    with pytest.raises(SystemExit):
+        benchmark._parse([])
+    assert (
+        "duckdb not installed: pip install splink duckdb, or leave it out with --no-splink" in capsys.readouterr().err
+    )
+    assert benchmark._parse(["--no-splink"]).no_splink
+    assert not benchmark._parse(["--tables", "personas"]).no_splink
+
+
 def test_a_quick_run_has_all_parts(tmp_path):
     output = tmp_path / "result.json"
     command = [sys.executable, str(BENCHMARKS / "deduplication.py"), "--quick", "--no-splink", "--tables", "personas"]
