@@ -16,6 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROWS = [
     ["errors"],
     ["_validate"],
+    ["_text_file"],
     ["accounting"],
     ["mechanisms"],
     ["gradients"],

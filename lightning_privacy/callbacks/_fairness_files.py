@@ -13,10 +13,11 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from lightning_privacy._text_file import write_text
 
 __all__ = ["write_records"]
 
@@ -42,14 +43,5 @@ def write_records(folder: Path, stem: str, records: Sequence[Mapping[str, Any]])
     folder.mkdir(parents=True, exist_ok=True)
     names = itertools.chain([f"{stem}.csv"], (f"{stem}-v{number}.csv" for number in itertools.count(1)))
     path = next(folder / name for name in names if not (folder / name).exists())
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(buffer.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_text(path, buffer.getvalue())
     return path

@@ -22,9 +22,9 @@ from typing import Any
 from typing_extensions import override
 
 from lightning_privacy._lightning import Callback, LightningModule, Trainer
+from lightning_privacy._text_file import write_text
 from lightning_privacy.callbacks._fairness_predictions import Reading
 from lightning_privacy.callbacks._processes import processes_of
-from lightning_privacy.report.pages import write_text
 
 __all__ = ["CLASSIFICATION_FILE", "ClassificationTally", "Tally"]
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from lightning_privacy._text_file import write_text
 from lightning_privacy.report._version import package_version
-from lightning_privacy.report.pages import write_text
 
 __all__ = ["ENVIRONMENT_FILE", "LEFT_OUT", "environment_values", "is_secret", "without_home", "write_environment"]
 

@@ -19,12 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_privacy._text_file import write_text
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.accounting.ledger_state import SCHEMA
 from lightning_privacy.accounting.ledger_table import LedgerTable
 from lightning_privacy.callbacks._balance_cost import CellCost
 from lightning_privacy.errors import CheckpointError
-from lightning_privacy.report.pages import write_text
 
 __all__ = ["LEDGER_FILE", "ledger_of", "ledger_values", "read_ledger", "write_ledger"]
 

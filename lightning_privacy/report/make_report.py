@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_privacy._text_file import write_text
 from lightning_privacy.report.html_report import html_report
 from lightning_privacy.report.model_card import ModelCard
-from lightning_privacy.report.pages import write_text
 from lightning_privacy.report.report_data import report_data
 from lightning_privacy.report.run_record import RunRecord
 

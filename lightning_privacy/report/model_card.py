@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_privacy._text_file import write_text
 from lightning_privacy.report._scale import number_text
-from lightning_privacy.report.pages import write_text
 from lightning_privacy.report.report_data import report_data
 from lightning_privacy.report.run_record import RunRecord
 from lightning_privacy.report.sentences import epsilon_text

@@ -11,7 +11,6 @@ Example:
 
 from __future__ import annotations
 
-import secrets
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from lightning_privacy.report._scale import number_text
 from lightning_privacy.report._version import package_version
 from lightning_privacy.report.sentences import epsilon_text
 
-__all__ = ["render_page", "write_text"]
+__all__ = ["render_page"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -41,26 +40,6 @@ def render_page(template: str, *, title: str, **values: Any) -> str:
     """
     environment = _environment()
     return environment.get_template(template).render(title=title, version=package_version(), style=_style(), **values)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is there in full or not at all.
-
-    Args:
-        path: Of the file; its folder must exist.
-        text: What can't be encoded, such as half a surrogate pair out of a foreign file, becomes a question mark.
-
-    Raises:
-        OSError: It can't be written; the old file, if any, is left.
-    """
-    # A name of its own, as several processes of a run may write the same file at a time.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.write_bytes(text.encode("utf-8", "replace"))
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 @cache

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning_privacy._lightning import LightningDataModule, Logger
+from lightning_privacy._text_file import write_text
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._balance_cost import CellCost
 from lightning_privacy.errors import LightningPrivacyError
 from lightning_privacy.report.ledger_file import LEDGER_FILE, write_ledger
 from lightning_privacy.report.log_report import log_report
 from lightning_privacy.report.make_report import make_report
-from lightning_privacy.report.pages import write_text
 from lightning_privacy.report.run_record import PREPARATION_FILE
 
 __all__ = ["finish_run", "keep_ledger", "write_preparation"]

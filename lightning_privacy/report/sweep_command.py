@@ -23,9 +23,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lightning_privacy._text_file import write_text
 from lightning_privacy._validate import within_open_unit
 from lightning_privacy.errors import LightningPrivacyError
-from lightning_privacy.report.pages import write_text
 from lightning_privacy.report.sweep_data import LABELS, sweep_data
 from lightning_privacy.report.sweep_page import sweep_page
 from lightning_privacy.report.sweep_record import SweepRecord

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -103,3 +104,12 @@ def test_a_file_that_is_no_audit_is_named(tmp_path, text, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         AuditResult.read(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_result_is_for_those_whom_the_user_lets_read(tmp_path):
+    before = os.umask(0o077)
+    try:
+        path = _result().write(tmp_path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
