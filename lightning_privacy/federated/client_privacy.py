@@ -20,38 +20,29 @@ Example:
 from __future__ import annotations
 
 import os
-import secrets
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_privacy._validate import positive_int
-from lightning_privacy.accounting import LedgerJournal, PrivacyLedger, Release, missing_charges
+from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.accounting.target import caveat_of_delta
-from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyViolation
-from lightning_privacy.federated.aggregation import Aggregator, WeightedMean
+from lightning_privacy.errors import CheckpointError, ConfigurationError
+from lightning_privacy.federated.aggregation import Aggregator
 from lightning_privacy.federated.client_accounting import CohortAccounting
 from lightning_privacy.federated.client_clipping import AdaptiveNorm, clip_delta
-from lightning_privacy.federated.client_state import (
-    LATER,
-    LOST_JOURNAL,
-    check_complete,
-    check_same,
-    plan_fields,
-    restore_ledger,
-)
+from lightning_privacy.federated.client_state import check_complete, check_same, plan_fields
 from lightning_privacy.federated.client_target import ClientTarget
 from lightning_privacy.federated.cohorts import CohortSampler
-from lightning_privacy.gradients.clipping import AdaptiveClipping
+from lightning_privacy.federated.round_account import RoundAccount
+from lightning_privacy.federated.round_mechanism import RoundMechanism, refuse_aggregator
 from lightning_privacy.mechanisms import NoiseSource
 
 __all__ = ["ClientPrivacy"]
 
-_DELTA, _COUNT = 0, 1  # streams of a round's noise
+_NO_PLAN = "client privacy has no plan yet: call plan(num_clients, cohort, rounds) before the run"
 
 
 class ClientPrivacy:
@@ -95,28 +86,21 @@ class ClientPrivacy:
     ) -> None:
         how = AdaptiveNorm() if adaptive is True else None if adaptive is False else adaptive
         self._target = ClientTarget(delta, epsilon, noise_multiplier, max_delta_norm, how)
-        self._ledger = self._target.ledger(ledger)
+        self._account = RoundAccount(self._target.ledger(ledger))
         self._noise = NoiseSource() if noise is None else noise
-        self._accounting: CohortAccounting | None = None
         self._multiplier = noise_multiplier
-        self._policy: AdaptiveClipping | None = None
-        self._next_round = 0
-        self._charged_round: int | None = None
-        self._charged_here = False
-        self._run_id = secrets.token_hex(8)
-        self._journal: LedgerJournal | None = None
-        self._journal_place: str | None = None
+        self._mechanism: RoundMechanism | None = None
         self._restored: dict[str, Any] | None = None
 
     @property
     def ledger(self) -> PrivacyLedger:
         """Where the rounds are charged."""
-        return self._ledger
+        return self._account.ledger
 
     @property
     def planned(self) -> bool:
         """Whether :meth:`plan` was called."""
-        return self._accounting is not None
+        return self._mechanism is not None
 
     @property
     def needs_calibration(self) -> bool:
@@ -126,42 +110,40 @@ class ClientPrivacy:
     @property
     def run_id(self) -> str:
         """Names the run in its journal; kept when it is resumed."""
-        return self._run_id
+        return self._account.run_id
 
     @property
     def max_delta_norm(self) -> float:
         """The clipping norm of the next round."""
-        return self._target.max_delta_norm if self._policy is None else self._policy.norm_bound
+        return self._target.max_delta_norm if self._mechanism is None else self._mechanism.max_delta_norm
 
     @property
     def noise_multiplier(self) -> float:
         """Noise multiplier of a round as a whole, as it is charged."""
         if self._multiplier is None:
-            raise _not_planned()
+            raise ConfigurationError(_NO_PLAN)
         return self._multiplier
 
     @property
     def delta_noise_multiplier(self) -> float:
         """Standard deviation of the noise on the sum of deltas, over the clipping norm."""
-        if self._policy is None:
-            return self.noise_multiplier
-        return self._policy.gradient_noise_multiplier(self.noise_multiplier)
+        return self.noise_multiplier if self._mechanism is None else self._mechanism.delta_noise_multiplier
 
     @property
     def expected_cohort_size(self) -> float:
         """What the noisy sum is divided by: a constant of the run."""
-        return self._plan.expected_size
+        return self._rounds.accounting.expected_size
 
     @property
     def release(self) -> Release:
         """What a round is charged as; the same for all rounds."""
-        return self._plan.release(self.noise_multiplier, None if self._policy is None else self._policy.count_std)
+        return self._rounds.release
 
     @property
-    def _plan(self) -> CohortAccounting:
-        if self._accounting is None:
-            raise _not_planned()
-        return self._accounting
+    def _rounds(self) -> RoundMechanism:
+        if self._mechanism is None:
+            raise ConfigurationError(_NO_PLAN)
+        return self._mechanism
 
     def check(self, aggregator: Aggregator) -> None:
         """Refuse an aggregator whose result one clipped client can move by more than the noise hides.
@@ -172,21 +154,12 @@ class ClientPrivacy:
         Raises:
             ConfigurationError: it is not the unweighted mean.
         """
-        if type(aggregator) is WeightedMean and not aggregator.weighted:
-            return
-        reason = "nothing is known of how far one clipped client moves it"
-        if isinstance(aggregator, WeightedMean):
-            reason = "weights make a client's share depend on how much data it and the others have"
-        raise ConfigurationError(
-            f"aggregator {aggregator!r} can't be used with client privacy, whose noise is measured for a plain sum: "
-            f"{reason}. Use WeightedMean(weighted=False)"
-        )
+        refuse_aggregator(aggregator)
 
     def plan(self, num_clients: int, cohort: CohortSampler, rounds: int) -> None:
         """Fix what a round costs and, for a target epsilon, how much noise it gets.
 
-        Called again with the same clients and cohorts it changes nothing, however many rounds are asked for: the
-        budget decides when to stop.
+        Called again for the same clients and cohorts, and any rounds, it changes nothing: the budget says when to stop.
 
         Args:
             num_clients: clients of the federation.
@@ -200,19 +173,19 @@ class ClientPrivacy:
         """
         accounting = CohortAccounting.of(cohort, positive_int(num_clients=num_clients))
         positive_int(rounds=rounds)
-        if self._accounting is not None:
-            if accounting != self._accounting:
+        if self._mechanism is not None:
+            known = self._mechanism.accounting
+            if accounting != known:
                 raise ConfigurationError(
-                    f"this ClientPrivacy was planned for {self._accounting}, and now for {accounting}: one run has one "
-                    "kind of cohort; make a new ClientPrivacy, with the same ledger if it is about the same clients"
+                    f"this ClientPrivacy was planned for {known}, and now for {accounting}: one run has one kind of "
+                    "cohort; make a new ClientPrivacy, with the same ledger if it is about the same clients"
                 )
             return
         if self._multiplier is None and self._target.epsilon is not None:
             self._multiplier = accounting.calibrate(
-                epsilon=self._target.epsilon, delta=self._target.delta, rounds=rounds, spent=self._ledger
+                epsilon=self._target.epsilon, delta=self._target.delta, rounds=rounds, spent=self.ledger
             )
-        self._policy = self._target.policy(self.noise_multiplier, accounting.expected_size)
-        self._accounting = accounting
+        self._mechanism = RoundMechanism(self._target, self.noise_multiplier, accounting)
         if self._restored is not None:
             self._adopt(self._restored)
         too_large = caveat_of_delta(self._target.delta, num_clients, "client")
@@ -220,7 +193,7 @@ class ClientPrivacy:
             warnings.warn(f"{too_large} Use a smaller delta.", UserWarning, stacklevel=2)
         for caveat in (*accounting.caveats, self._noise.caveat, too_large):
             if caveat is not None:
-                self._ledger.add_caveat(caveat)
+                self.ledger.add_caveat(caveat)
 
     def clip(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Bound the delta of a client, or of several.
@@ -235,12 +208,11 @@ class ClientPrivacy:
         Raises:
             ConfigurationError: there is no plan yet, or the delta is not float32 or float64.
         """
-        _ = self._plan
-        return clip_delta(delta, self.max_delta_norm)
+        return clip_delta(delta, self._rounds.max_delta_norm)
 
     def affords_round(self) -> bool:
         """Whether one more round keeps within the budget."""
-        return self._ledger.affords(self.release)
+        return self.ledger.affords(self.release)
 
     def charge(self, round_number: int) -> None:
         """Charge a round that is about to be released.
@@ -252,18 +224,7 @@ class ClientPrivacy:
             PrivacyBudgetExceeded: it would break the budget; nothing is charged and nothing must be released.
             PrivacyViolation: the round was charged already.
         """
-        if round_number < self._next_round:
-            raise PrivacyViolation(
-                f"round {round_number} was released already, the next is {self._next_round}: a second release of a "
-                "round would cost again and, from a seeded noise source, have the same noise"
-            )
-        release = self.release
-        self._ledger.charge(release, label=self._label())
-        if self._journal is not None:
-            self._journal.record(release, total_count=self._ledger.count(release))
-        self._charged_here = True
-        self._next_round = round_number + 1
-        self._charged_round = round_number
+        self._account.charge(round_number, self.release, self._rounds.label)
 
     def noised(self, round_number: int, total: Tensor, votes: Tensor | float) -> Tensor:
         """Add the noise of a round to its sums: the release itself. Done once for a charged round, in one process.
@@ -279,32 +240,10 @@ class ClientPrivacy:
         Raises:
             PrivacyViolation: the round was not charged, was noised before, or a sum is not finite.
         """
-        if self._charged_round != round_number:
-            raise PrivacyViolation(
-                f"round {round_number} is to be released without a charge of its own (charged: {self._charged_round}); "
-                "call charge(round_number) first, and noised once after it"
-            )
-        if total.dim() != 1 or not total.is_floating_point():
-            raise ConfigurationError(
-                f"total must be a flat floating-point vector, got {total.dtype} of shape {tuple(total.shape)}"
-            )
-        dtype = torch.promote_types(total.dtype, torch.float32)
-        noisy = total.new_empty(total.numel() + 1, dtype=dtype)
-        noisy[:-1] = total
-        noisy[-1] = votes
-        if not bool(noisy.isfinite().all()):
-            raise PrivacyViolation(
-                f"the sum of round {round_number} is not finite, which no sum of clipped deltas is: something was "
-                "added to it after clip(); nothing was released"
-            )
-        self._charged_round = None
-        self._noise.add_(
-            noisy[:-1], std=self.delta_noise_multiplier * self.max_delta_norm, step=round_number, stream=_DELTA
-        )
-        if self._policy is None:
-            noisy[-1] = 0.0  # the votes are no part of the release
-        else:
-            self._noise.add_(noisy[-1:], std=self._policy.count_std, step=round_number, stream=_COUNT)
+        self._account.refuse_uncharged(round_number)
+        noisy = self._rounds.joined(round_number, total, votes)
+        self._account.use(round_number)
+        self._rounds.add_noise(self._noise, round_number, noisy)
         return noisy
 
     def settle(self, noisy: Tensor) -> Tensor:
@@ -316,9 +255,7 @@ class ClientPrivacy:
         Returns:
             Shape ``(P,)``: the noisy sum over the expected size of a cohort.
         """
-        if self._policy is not None:
-            self._policy.observe(noisy[-1:], self.expected_cohort_size)
-        return noisy[:-1] / self.expected_cohort_size
+        return self._rounds.settle(noisy)
 
     def finish(self, round_number: int, total: Tensor, votes: Tensor | float = 0.0) -> Tensor:
         """Charge, noise and settle a round: all there is to do in one process.
@@ -341,45 +278,28 @@ class ClientPrivacy:
     def keep_journal(self, path: str | os.PathLike[str], *, write: bool = True) -> None:
         """Record every charge in a file, and charge what the file knows of this run and the ledger doesn't.
 
-        With it a run that was killed between two checkpoints does not forget the rounds in between. Called after
-        :meth:`load_state_dict`, in every process.
+        So a run that was killed does not forget the rounds since its checkpoint. Called after :meth:`load_state_dict`.
 
         Args:
             path: the file; made when missing.
-            write: False in all processes but one.
+            write: False in all processes but one; each calls this.
 
         Raises:
             OSError: the file can't be opened.
             CheckpointError: a line of it is damaged.
             PrivacyBudgetExceeded: what was spent is more than the budget.
         """
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
-        # One file for the run, wherever a resumed part of it logs: the state knows where.
-        former = self._journal_place
-        if former is not None and not Path(former).exists():
-            self._ledger.add_caveat(LOST_JOURNAL)
-            former = None
-        place = str(path) if former is None else former
-        self._journal_place = place
-        for release, count in missing_charges(self._ledger, LedgerJournal.read(place, self._run_id)):
-            self._ledger.charge(release, count, label=LATER)
-        if write:
-            self._journal = LedgerJournal(place, self._run_id)
+        self._account.keep_journal(path, write=write)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, as plain Python values, the ledger included."""
         return {
-            "run_id": self._run_id,
-            **plan_fields(self._plan),
+            **self._account.state_dict(),
+            **plan_fields(self._rounds.accounting),
             "noise_multiplier": self.noise_multiplier,
             "max_delta_norm": self._target.max_delta_norm,
-            "adaptive": None if self._policy is None else self._policy.state_dict(),
-            "next_round": self._next_round,
+            "adaptive": self._rounds.norm_state(),
             "noise": self._noise.state_dict(),
-            "ledger": self._ledger.state_dict(),
-            "journal": self._journal_place,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -404,33 +324,23 @@ class ClientPrivacy:
                 f"ClientPrivacy has adaptive={self._target.adaptive!r}; resume with the same"
             )
         self._noise.load_state_dict(state["noise"])
-        if self._accounting is not None:
+        if self._mechanism is not None:
             self._adopt(state)
-        restore_ledger(self._ledger, state["ledger"], same_run=self._charged_here and state["run_id"] == self._run_id)
+        self._account.load_state_dict(state)
         self._multiplier = float(state["noise_multiplier"])
-        self._run_id = str(state["run_id"])
-        self._journal_place = state["journal"]
-        self._next_round = int(state["next_round"])
-        self._charged_round = None
         self._restored = dict(state)
 
     def _adopt(self, state: Mapping[str, Any]) -> None:
         """Take over noise and norm of a saved state, which must be of this plan."""
-        check_same(state, plan_fields(self._plan))
+        accounting = self._rounds.accounting
+        check_same(state, plan_fields(accounting))
         self._multiplier = float(state["noise_multiplier"])
-        self._policy = self._target.policy(self._multiplier, self.expected_cohort_size)
-        if self._policy is not None:
-            self._policy.load_state_dict(state["adaptive"])
-
-    def _label(self) -> str:
-        """What a round is called in the ledger; with an adaptive norm it tells how the noise is shared out."""
-        if self._policy is None:
-            return "rounds"
-        return f"rounds (noise {self.delta_noise_multiplier:.4g} on deltas, {self._policy.count_std:.4g} on the count)"
+        self._mechanism = RoundMechanism(self._target, self._multiplier, accounting)
+        self._mechanism.load_norm_state(state["adaptive"])
 
     def summary(self) -> str:
         """What was released and what it cost, as text."""
-        return self._ledger.summary()
+        return self.ledger.summary()
 
     def __repr__(self) -> str:
         target = self._target
@@ -438,7 +348,3 @@ class ClientPrivacy:
             f"ClientPrivacy(delta={target.delta:g}, epsilon={target.epsilon}, noise_multiplier={self._multiplier}, "
             f"max_delta_norm={target.max_delta_norm}, adaptive={target.adaptive})"
         )
-
-
-def _not_planned() -> ConfigurationError:
-    return ConfigurationError("client privacy has no plan yet: call plan(num_clients, cohort, rounds) before the run")

@@ -310,7 +310,7 @@ def test_p13_delta_and_count_share_the_noise_multiplier_that_is_charged():
     privacy = planned(noise_multiplier=1.0, adaptive=AdaptiveNorm(count_noise_std=1.25), ledger=None)
     noisy = []
     for number in range(4000):
-        privacy._charged_round = number  # the accountant is not what is tested, and takes long for so many
+        privacy._account._charged_round = number  # the accountant is not what is tested, and takes long for so many
         noisy.append(privacy.noised(number, torch.zeros(1), 2.0))
     deltas, counts = torch.stack(noisy).double().T
     assert float(deltas.std()) == pytest.approx(s, rel=6.2 / math.sqrt(8000))
