@@ -18,7 +18,7 @@ def found_layouts(
     engine: PrivateGradients, run: Callable[[int], Any], sizes: tuple[int, int] = (2, 3)
 ) -> dict[str, list[Layout]]:
     """Return the layout of every call in ``run(number of examples)``."""
-    recorder = engine._recorder
+    recorder = engine._backward.recorder
     seen = []
     for size in sizes:
         recorder.seen = {}

@@ -315,7 +315,7 @@ def test_p30_what_can_not_be_charged_is_not_released(micro_batches: int) -> None
     assert all(p.grad is None for p in model.parameters())
     assert not engine.is_private()
     assert not engine.pending
-    assert all(float(flat.abs().max()) == 0 for flat in engine._buffers._flat), "a noisy sum was left in memory"
+    assert all(float(flat.abs().max()) == 0 for flat in engine._total.buffers.flat), "a noisy sum was left in memory"
 
     # After that, the next step starts from nothing.
     charges.limit, engine.noise_multiplier = 5, 0.0
@@ -352,9 +352,9 @@ def test_discarding_leaves_no_partial_sum() -> None:
     model, x = _network(), _x()
     engine = engine_for(model, noise_multiplier=1.0)
     _step(engine, model, x, closes_step=False)
-    assert any(float(flat.abs().max()) > 0 for flat in engine._buffers._flat)
+    assert any(float(flat.abs().max()) > 0 for flat in engine._total.buffers.flat)
     engine.discard()
-    assert all(float(flat.abs().max()) == 0 for flat in engine._buffers._flat)
+    assert all(float(flat.abs().max()) == 0 for flat in engine._total.buffers.flat)
     assert not engine.is_private()
 
 
