@@ -59,9 +59,9 @@ def write_audit(trainer: Any, result: AuditResult, where: bool | str | Path) -> 
     Args:
         trainer: Whose run it is.
         result: Of the audit.
-        where: A folder; True for that of the run, False for none.
+        where: A folder; True for that of the run, which a trainer with ``barebones`` does not have; False for none.
     """
-    if where is False or trainer.fast_dev_run:
+    if where is False or trainer.fast_dev_run or (where is True and trainer.barebones):
         return
     folder = (trainer.log_dir or trainer.default_root_dir) if where is True else str(where)
     if "://" in folder:

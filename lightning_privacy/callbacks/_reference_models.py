@@ -85,6 +85,7 @@ def losses_of_models(
     collate_fn: Callable[[Any], Any] | None = None,
     losses: LossOf | None = None,
     seed: int | None = None,
+    validation: Any = None,
     progress: bool = False,
 ) -> npt.NDArray[np.floating[Any]]:
     """Train one model on each of several parts of a data set, and measure each on all of it.
@@ -102,6 +103,7 @@ def losses_of_models(
         losses: See :func:`~lightning_privacy.callbacks._example_losses.example_losses`.
         seed: Of initial weights and batches, with the number of the model; None draws it anew. Noise and sampling of
             private training don't depend on it.
+        validation: Loaders to validate with while training, where the module's learning rate follows from that.
         progress: Whether a terminal is shown a bar.
 
     Returns:
@@ -126,6 +128,6 @@ def losses_of_models(
             module = make_module()
             part: Dataset[Any] = Subset(dataset, np.flatnonzero(inside).tolist())
             loader = DataLoader(part, batch_size=batch_size, shuffle=True, collate_fn=collate_fn)
-            make_trainer().fit(module, loader)
+            make_trainer().fit(module, loader, validation)
             rows.append(example_losses(module, dataset, losses=losses, collate_fn=collate_fn))
     return np.stack(rows)

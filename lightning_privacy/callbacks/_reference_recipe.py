@@ -16,6 +16,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from lightning_privacy._lightning import Trainer
@@ -67,6 +68,21 @@ class Recipe:
             )
         return loader.batch_size
 
+    @staticmethod
+    def validation(trainer: Trainer) -> Any:
+        """The loaders that the learning rate is set by, of a run that sets it by a figure of the validation.
+
+        Args:
+            trainer: The run's, which has its optimizers.
+
+        Returns:
+            None where nothing of the training follows from the validation, so that it can be left out.
+        """
+        configs = trainer.lr_scheduler_configs
+        # The class is looked at as well, since manual optimization marks none.
+        follows = any(config.reduce_on_plateau or isinstance(config.scheduler, ReduceLROnPlateau) for config in configs)
+        return trainer.val_dataloaders if follows else None
+
     def trainer(self, trainer: Trainer) -> Trainer:
         """A trainer that trains as long as another did, with as much noise, and leaves nothing behind.
 
@@ -81,6 +97,9 @@ class Recipe:
             max_epochs=-1 if steps else trainer.current_epoch or trainer.max_epochs,
             max_steps=trainer.global_step if steps else -1,
             limit_train_batches=trainer.limit_train_batches,
+            limit_val_batches=trainer.limit_val_batches,
+            **_validated(trainer),
+            num_sanity_val_steps=0,
             accumulate_grad_batches=self.accumulate,
             gradient_clip_val=trainer.gradient_clip_val,
             gradient_clip_algorithm=trainer.gradient_clip_algorithm,
@@ -105,3 +124,14 @@ class Recipe:
             balance=target.balance,
             probe=False,
         )
+
+
+def _validated(trainer: Trainer) -> dict[str, Any]:
+    """When to validate a reference model: when the run was, where that is not by the clock."""
+    # A trainer that validates by the clock has no interval.
+    epochs, interval = trainer.check_val_every_n_epoch, getattr(trainer, "val_check_interval", None)
+    if epochs is None and isinstance(interval, int):
+        return {"check_val_every_n_epoch": None, "val_check_interval": interval}
+    # A number of batches within an epoch may be more than an epoch of a reference model has.
+    part = interval if epochs is not None and isinstance(interval, float) else 1.0
+    return {"check_val_every_n_epoch": epochs or 1, "val_check_interval": part}

@@ -73,8 +73,9 @@ class MembershipInference(Callback):
     The attacks are the loss threshold, LiRA and RMIA. The last two compare with reference models: the same module,
     trained from new initial weights on random halves of the training data and the held-out data together. Training each
     takes about half as long as the run itself, or more where much is held out. With :class:`DifferentialPrivacy` on the
-    trainer they get one of the same noise multiplier and clipping. The module, the run and its ledger are left as they
-    are; nothing of the reference models is kept.
+    trainer they get one of the same noise multiplier and clipping. Where a ``ReduceLROnPlateau`` sets the learning
+    rate, they are validated with the run's validation loaders, as it is. The module, the run and its ledger are left as
+    they are; nothing of the reference models is kept.
 
     The held-out examples stand for those that were not in the training data: where they were not chosen at random but
     are of another kind, the attack also tells the kinds apart; where a data module divides its data anew whenever it is
@@ -144,6 +145,7 @@ class MembershipInference(Callback):
         self._template: LightningModule | None = None
         self._recipe: Recipe | None = None
         self._outside: Dataset[Any] | None = None
+        self._validation: Any = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -165,6 +167,7 @@ class MembershipInference(Callback):
         loader = _train_loader(trainer)
         _check_data_hooks(getattr(trainer, "datamodule", None))
         self._outside = _held_out(trainer) if self._holdout is None else self._holdout
+        self._validation = Recipe.validation(trainer)
         if self._template is not None:
             self._rehearse(trainer, pl_module, self._template, loader, self._outside)
             if self._references:
@@ -204,10 +207,11 @@ class MembershipInference(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         template, recipe, self._template, self._recipe = self._template, self._recipe, None, None
         outside, self._outside = self._outside, None
+        validation, self._validation = self._validation, None
         if template is None or recipe is None or outside is None:
             return  # nothing was trained
         with torch.random.fork_rng(devices=[]):  # loaders and seeds draw from it, and what follows a fit may too
-            self._attack(trainer, pl_module, template, recipe, outside)
+            self._attack(trainer, pl_module, template, recipe, outside, validation)
 
     def _attack(
         self,
@@ -216,6 +220,7 @@ class MembershipInference(Callback):
         template: LightningModule,
         recipe: Recipe,
         holdout: Dataset[Any],
+        validation: Any,
     ) -> None:
         loader = _train_loader(trainer)
         examples: Dataset[Any] = ConcatDataset([loader.dataset, holdout])
@@ -238,6 +243,7 @@ class MembershipInference(Callback):
                 collate_fn=loader.collate_fn,
                 losses=self._losses,
                 seed=self._seed,
+                validation=validation,
                 progress=trainer.progress_bar_callback is not None,
             )
         self.report = measure_membership(
@@ -256,7 +262,7 @@ class MembershipInference(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._template = self._recipe = self._outside = None
+        self._template = self._recipe = self._outside = self._validation = None
 
 
 def _as_trained(trainer: Trainer, module: LightningModule, template: LightningModule) -> LightningModule:

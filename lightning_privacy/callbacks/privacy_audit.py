@@ -98,7 +98,8 @@ class PrivacyAudit(Callback):
         confidence: Probability with which the bounds hold, at least, in (0, 1).
         strict: Raise :class:`~lightning_privacy.errors.PrivacyViolation` at the end of a fit that is broken.
         show: Print the result on the terminal.
-        write: Write ``audit_canaries.json`` to the folder of the run; or the folder to write it to.
+        write: Write ``audit_canaries.json`` to the folder of the run, or to the folder that is given. Nothing is
+            written with the trainer's ``fast_dev_run``, and with its ``barebones`` only to a folder that is given.
 
     Attributes:
         bounds: What the canaries say; None before the end of a fit.

@@ -308,6 +308,53 @@ def test_a_rehearsal_of_a_fit_writes_nothing(digits, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("automatic", "dp"), [(True, False), (False, False), (True, True)], ids=["plain", "manual", "dp"]
+)
+def test_a_rate_that_follows_the_validation_does_so_in_reference_models(digits, automatic, dp):
+    class Falling(Classifier):
+        rates = ()
+
+        def __init__(self):
+            super().__init__(MLP(in_features=64, num_classes=10), num_classes=10, optimizer=torch.optim.SGD)
+            self.automatic_optimization = automatic
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            if not automatic:
+                self.optimizers().zero_grad()
+                self.manual_backward(loss["loss"])
+                self.optimizers().step()
+            return loss
+
+        def on_train_epoch_end(self):
+            if not automatic:
+                self.lr_schedulers().step(self.trainer.callback_metrics["rise"])
+
+        def validation_step(self, batch, batch_idx):
+            self.log("rise", float(self.current_epoch))  # worse from epoch to epoch
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
+            monitor = {"monitor": "rise"} if automatic else {}
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler} | monitor}
+
+        def on_train_end(self):
+            Falling.rates += (self.trainer.optimizers[0].param_groups[0]["lr"],)
+
+    def losses(module, batch):
+        return nn.functional.cross_entropy(module(batch[0]), batch[1], reduction="none")
+
+    attack = MembershipInference(reference_models=4, holdout=digits[1], losses=losses, seed=0)
+    privacy = [DifferentialPrivacy(delta=1e-4, noise_multiplier=1.0, probe=False)] if dp else []
+    trainer = Trainer(max_epochs=4, callbacks=[attack, *privacy], **QUIET)
+    loaders = [DataLoader(data, batch_size=BATCH, collate_fn=collate) for data in digits]
+    trainer.fit(Falling(), *loaders)
+    assert Falling.rates == pytest.approx([0.1 / 8] * 5), "the run and its reference models"
+    assert "lira" in attack.report.attacks
+
+
 def test_an_iterable_data_set_is_refused(digits):
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):

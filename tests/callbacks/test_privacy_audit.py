@@ -374,6 +374,25 @@ def test_another_delta_and_folder_are_obeyed(tmp_path):
     assert not (tmp_path / "audit_canaries.json").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*barebones")
+@pytest.mark.parametrize(
+    "options", [{"fast_dev_run": True}, {"barebones": True, "logger": None}], ids=lambda o: next(iter(o))
+)
+def test_a_run_without_a_folder_gets_no_file(tmp_path, options):
+    audit = quiet(num_canaries=20, canaries=NoiseCanaries(), write=True)
+    options = {"enable_checkpointing": None} | options
+    fit(audit, tmp_path=tmp_path, **options)
+    assert audit.result.verdict == "measured"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:.*barebones")
+def test_a_folder_that_is_given_gets_the_file_of_a_barebones_run_too(tmp_path):
+    audit = quiet(num_canaries=20, canaries=NoiseCanaries(), write=tmp_path / "audits")
+    fit(audit, tmp_path=tmp_path, barebones=True, logger=None, enable_checkpointing=None)
+    assert AuditResult.read(tmp_path / "audits" / "audit_canaries.json") == audit.result
+
+
 def test_every_clipping_policy_and_views_can_be_audited_by_gradients(tmp_path):
     for clipping in ("per_layer", "adaptive"):
         audit = quiet(num_canaries=20, canaries="gradients", write=False)
