@@ -28,24 +28,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
 from typing_extensions import override
 
 from lightning_privacy._lightning import Callback, LightningModule, Trainer, check_trainer, rank_zero_warn
 from lightning_privacy._validate import non_negative_int, one_of, positive, positive_int, within_open_unit
 from lightning_privacy.accounting import PrivacyLedger
-from lightning_privacy.callbacks._fairness_alignment import RowOrder, column_of_dataset, loader_at
-from lightning_privacy.callbacks._fairness_attributes import Attribute, attributes_of
+from lightning_privacy.callbacks._fairness_alignment import RowOrder, loader_at
+from lightning_privacy.callbacks._fairness_attributes import attributes_of
+from lightning_privacy.callbacks._fairness_columns import GroupColumns
 from lightning_privacy.callbacks._fairness_files import write_records
-from lightning_privacy.callbacks._fairness_predictions import Reading, fields_of
+from lightning_privacy.callbacks._fairness_predictions import Reading
 from lightning_privacy.callbacks._fairness_release import ledger_for, note_training_rows
 from lightning_privacy.callbacks._fairness_rows import Rows
 from lightning_privacy.callbacks._fairness_tables import released, scalars_of, tables_of
 from lightning_privacy.callbacks._logger_files import log_table
 from lightning_privacy.callbacks._processes import processes_of
 from lightning_privacy.errors import ConfigurationError
-from lightning_privacy.fairness.batch_groups import Groups, column_of
+from lightning_privacy.fairness.batch_groups import Groups
 from lightning_privacy.fairness.disparities import METHODS
 from lightning_privacy.fairness.display import print_tables
 from lightning_privacy.fairness.table import FairnessTable
@@ -176,7 +175,7 @@ class GroupFairness(Callback):
                 "ledger is charged only where private_epsilon is given: set it, or leave ledger out"
             )
         self._rows: dict[int, Rows] = {}
-        self._columns: dict[tuple[int, str], Any] = {}
+        self._columns = GroupColumns()
         self._tables: tuple[FairnessTable, ...] = ()
 
     @property
@@ -209,7 +208,7 @@ class GroupFairness(Callback):
         self._start()
 
     def _start(self) -> None:
-        self._rows, self._columns = {}, {}
+        self._rows, self._columns = {}, GroupColumns()
 
     @override
     def on_validation_batch_end(
@@ -265,32 +264,10 @@ class GroupFairness(Callback):
         predictions = self._reading.predictions(outputs, batch, module, trainer.precision_plugin.val_step_context)
         places = rows.order.next(len(target))
         values = [
-            self._values(attribute, batch, loader, position, places, rows.order) for attribute in self._attributes
+            self._columns.values(attribute, batch, loader=loader, position=position, places=places, order=rows.order)
+            for attribute in self._attributes
         ]
         rows.add(predictions, target, values, places)
-
-    def _values(
-        self, attribute: Attribute, batch: Any, loader: Any, position: int, places: Tensor, order: RowOrder
-    ) -> Any:
-        """The values of an attribute in a batch."""
-        source = attribute.source
-        key = position, attribute.name
-        if not isinstance(source, np.ndarray) and key not in self._columns:
-            try:
-                return column_of(batch if callable(source) else fields_of(batch), source)
-            except ConfigurationError:
-                column = None
-                if isinstance(source, str):
-                    column = column_of_dataset(getattr(loader, "dataset", None), source)
-                if column is None:
-                    raise
-                self._columns[key] = np.asarray(column)
-        elif key not in self._columns:
-            self._columns[key] = source
-        column = self._columns[key]
-        order.check(len(column), argument=f"groups of {attribute.name!r}")
-        # Rows given a second time have no entry; they are left out afterwards.
-        return column[places.clamp(max=len(column) - 1).numpy()]
 
     def _report(self, trainer: Trainer, module: LightningModule, stage: str, loaders: Any, count: int) -> None:
         """Put together what all processes have seen, and tell it."""
