@@ -21,8 +21,7 @@ from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.audit.slots import CanarySlots
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks import _trainer_loader as loading
-from lightning_privacy.callbacks._budget_end import BudgetEnd
-from lightning_privacy.callbacks._budget_horizon import BudgetHorizon
+from lightning_privacy.callbacks._budget_pace import BudgetPace
 from lightning_privacy.callbacks._epoch_batches import (
     EpochBatches,
     example_weights,
@@ -31,7 +30,6 @@ from lightning_privacy.callbacks._epoch_batches import (
 )
 from lightning_privacy.callbacks._monitored_metrics import MonitoredMetrics
 from lightning_privacy.callbacks._parts import public_parameters, releases_per_step
-from lightning_privacy.callbacks._planning import steps_to_limits
 from lightning_privacy.callbacks._precision_support import LossScale
 from lightning_privacy.callbacks._privacy_audit_draws import AuditedDraws
 from lightning_privacy.callbacks._probing import probe_training_step
@@ -39,8 +37,9 @@ from lightning_privacy.callbacks._processes import Processes
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings
 from lightning_privacy.callbacks._schedule import StepSchedule, accumulation_value
 from lightning_privacy.callbacks._step_guard import StepGuard
+from lightning_privacy.callbacks._step_meeting import Place, StepMeeting
 from lightning_privacy.callbacks._train_loader import with_batch_sampler
-from lightning_privacy.errors import PrivacyBudgetExceeded, PrivacyViolation
+from lightning_privacy.errors import PrivacyViolation
 from lightning_privacy.gradients.buffer_watch import BufferWatch
 from lightning_privacy.gradients.clipping import ClippingPolicy
 from lightning_privacy.gradients.engine import PrivateGradients
@@ -48,12 +47,6 @@ from lightning_privacy.mechanisms.noise import NoiseSource
 from lightning_privacy.sampling.microbatch import Microbatch
 
 __all__ = ["PrivateRun"]
-
-# Where processes meet in a training step that is written by hand.
-_RELEASE, _OPTIMIZER_STEP, _BATCH_END = 0, 1, 2
-
-# Epochs for which the budget is worked out at once where the trainer sets no end.
-_FAR_AHEAD = 100
 
 
 class PrivateRun:
@@ -100,6 +93,7 @@ class PrivateRun:
         self._public = public_parameters(module, settings.public)
         self._public_parameters = [module.get_parameter(name) for name in self._public]
         self._processes = processes
+        self._meeting = StepMeeting(trainer, processes, by_hand=not module.automatic_optimization)
         self._views = settings.views
         self._progress = progress
         self._schedule = schedule
@@ -107,11 +101,9 @@ class PrivateRun:
         self._record = record
         policy.prepare(settings.expected_batch_size)
         self._release = policy.release(settings.noise_multiplier, settings.sample_rate)
-        self._horizon = BudgetHorizon(ledger, self._release)
-        self._affordable = 0
+        self._pace = BudgetPace(trainer, ledger, self._release, per_step=self._per_step, schedule=schedule)
         self._released_before = 0
         self._entry: Microbatch | None = None
-        self._end = BudgetEnd(trainer, ledger)
         self._closed = False
         self._accumulate = trainer.accumulate_grad_batches
         self._validation_interval = internals.validation_interval(trainer)
@@ -177,12 +169,7 @@ class PrivateRun:
         Raises:
             PrivacyBudgetExceeded: The budget is spent.
         """
-        if not self._ledger.affords(self._release):
-            raise PrivacyBudgetExceeded(
-                f"no step can be taken: epsilon is {self._ledger.epsilon(exact=True):.6g} of the budget "
-                f"{self._ledger.budget} at delta={self._ledger.delta:g} already, and one more step would "
-                "pass it. Use a larger epsilon, or a new ledger for new data."
-            )
+        self._pace.refuse_without_budget()
 
     def _begin_epoch(self) -> None:
         """Plan the epoch Lightning is about to run, or what is left of the one it resumes."""
@@ -193,13 +180,7 @@ class PrivateRun:
         offset = position.batches_done if position.continues else 0
         if not position.continues:
             progress.epoch_first_step = self.steps_taken
-        remaining = max(0, self._schedule.steps_per_epoch - done)
-        # One more than the epoch has: whether the first step of the next one could be paid must be known.
-        each = self._per_step
-        self._affordable = self._horizon.steps(needed=(remaining + 1) * each, ahead=self._steps_ahead() * each)
-        if self._affordable < each:
-            remaining = 0
-            self._end.stop("before the epoch")
+        remaining = self._pace.steps_of_epoch(done)
         self._batches.plan(self.steps_taken + progress.step_offset, remaining, offset)
         if position.continues:
             self._place_in_epoch(offset, done)
@@ -208,11 +189,6 @@ class PrivateRun:
             # of batches says that the last is finished; the first batch sets it right.
             internals.set_epoch_batches(trainer, 1 if position.finished else len(self._batches))
         loading.start_iterating(trainer)
-
-    def _steps_ahead(self) -> int:
-        """Steps until the trainer's own limits, or many where it has none."""
-        left = steps_to_limits(self._trainer, self._schedule)
-        return _FAR_AHEAD * self._schedule.steps_per_epoch if left is None else left + 1
 
     def _place_in_epoch(self, offset: int, done: int) -> None:
         """Show Lightning the counts it had at the checkpoint, so that it goes on from there."""
@@ -285,7 +261,7 @@ class PrivateRun:
         if self._audited is not None:
             self._audited.observe(self._engine)
         if self._public:
-            self._meet(_OPTIMIZER_STEP)
+            self._meeting.at(Place.OPTIMIZER_STEP)
             held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
             self._processes.average_gradients(p for p in self._public_parameters if id(p) in held and p.requires_grad)
 
@@ -302,7 +278,7 @@ class PrivateRun:
         if entry is None:
             return False
         released = self._engine.released - self._released_before
-        self._meet(_BATCH_END)
+        self._meeting.at(Place.BATCH_END)
         if self._automatic or released:
             self._guard.check_backward()
         else:
@@ -323,27 +299,12 @@ class PrivateRun:
         self._progress.at_step_boundary = entry.closes_step
         self._progress.trainer_steps = self._trainer.global_step
         if entry.closes_step:
-            self._affordable -= released
-            if self._affordable < self._per_step and not self._end.is_here():
-                self._end.stop(f"after step {self._trainer.global_step}")
+            self._pace.step_taken(released)
         return entry.closes_step
 
     def _add_up(self, flat: Tensor) -> None:
-        self._meet(_RELEASE)
+        self._meeting.at(Place.RELEASE)
         self._processes.add_up(flat)
-
-    def _meet(self, place: int) -> None:
-        """With manual optimisation, check that all processes do the same next.
-
-        One that leaves a step out would add its share to those of another draw, or wait for the others for ever.
-        """
-        if self._automatic or not self._processes.several:
-            return
-        if not self._processes.meet(place, places=3, device=self._trainer.strategy.root_device):
-            raise PrivacyViolation(
-                "the processes do not make the same steps in the same batches: with several processes, a training_step "
-                "with manual optimization must not decide from its own share of the batch whether to step"
-            )
 
     def _skip(self) -> None:
         """Go on after a batch of manual optimisation that trained nothing private."""
@@ -377,5 +338,5 @@ class PrivateRun:
         internals.set_epoch_batches(self._trainer, self._schedule.loader_batches)
         if self._validation_interval is not None:
             internals.restore_validation_interval(self._trainer, self._validation_interval)
-        self._end.undo()
+        self._pace.undo()
         self._metrics.look()  # what was logged at the end of the last epoch
