@@ -25,6 +25,7 @@ from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.data.in_memory import InMemoryDataModule, Splits
 from lightning_privacy.data.persona.batch import PersonaBatch, PersonaDataset, collate_persona
 from lightning_privacy.data.persona.damage import Damage
+from lightning_privacy.data.persona.population import Population
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.mechanisms import NoiseSource
 from lightning_privacy.sampling import BalancedSampler
@@ -39,8 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PersonaDataModule"]
 
-_DAMAGE = Damage()
-_GENERATED = {"num_persons": 12_000, "images": None, "root": None, "damage": _DAMAGE}
+_DEFAULT = Population()
 
 
 class PersonaDataModule(InMemoryDataModule):
@@ -111,10 +111,10 @@ class PersonaDataModule(InMemoryDataModule):
 
     def __init__(
         self,
-        num_persons: int = 12_000,
+        num_persons: int = _DEFAULT.num_persons,
         images: str | None = None,
         root: str | Path | None = None,
-        damage: Damage | Mapping[str, float] | None = _DAMAGE,
+        damage: Damage | Mapping[str, float] | None = _DEFAULT.damage,
         *,
         source: Source | None = None,
         preparation: Preparation | Mapping[str, Step] | Sequence[Step] | None = None,
@@ -139,7 +139,7 @@ class PersonaDataModule(InMemoryDataModule):
         self.num_persons = positive_int(num_persons=num_persons)
         self.seed = non_negative_int(seed=seed)
         self.max_records_per_person = positive_int(max_records_per_person=max_records_per_person)
-        damage = Damage.of(damage) if isinstance(damage, Mapping) else damage
+        population = Population(num_persons, images, root, damage)
         self.balance, self.balance_groups = balance, balance_groups
         one_of((None, "class", "group", "class*group"), balance=balance)
         if balance_groups not in self.fields[2:]:
@@ -158,18 +158,13 @@ class PersonaDataModule(InMemoryDataModule):
         self._ledger = ledger
         self._stage: Stage | None = None
         self._wanted: dict[tuple[Release, str | None], int] | None = None
-        generated = {"num_persons": num_persons, "images": images, "root": root, "damage": damage}
-        if source is not None and generated != _GENERATED:
-            changed = ", ".join(name for name, value in generated.items() if value != _GENERATED[name])
-            raise ConfigurationError(f"{changed} can't be given with a source, which says itself what there is")
-        if images == "digits" and root is not None:
-            raise ConfigurationError(f"root={root!s} is for images='fashion-mnist': images='digits' need none")
-        images = images or ("digits" if root is None else "fashion-mnist")
+        if source is not None:
+            population.refuse_beside_source()
         from lightning_privacy.data.persona.plan import make_plan
 
         self._plan = make_plan(
             source,
-            generated | {"images": images, "seed": seed},
+            population.arguments() | {"seed": seed},
             roles,
             (preparation, train_preparation),
             max_records=max_records_per_person,
@@ -266,11 +261,12 @@ class PersonaDataModule(InMemoryDataModule):
     def load(self) -> Splits:
         from lightning_privacy.data.persona.encoding import encode
 
-        stage = self._prepared()
+        stage, client = self._prepared(), self._plan.roles.client
 
         def part(side: str) -> PersonaDataset:
             rows = stage.table.filter(side=side)
-            return encode(rows, stage.images, person=stage.person, client=self._client(rows.columns))
+            known = client if client in rows.columns else None
+            return encode(rows, stage.images, person=stage.person, client=known)
 
         val = part("val") if stage.counts.get("val") else None
         return Splits(train=part("train"), val=val, test=part("test"))
@@ -343,10 +339,6 @@ class PersonaDataModule(InMemoryDataModule):
     def _most_records(self) -> int | None:
         """The most records of a person among those trained on; None where nobody knows whose they are."""
         return None if self._prepared().person is None else self.max_records_per_person
-
-    def _client(self, columns: Sequence[str]) -> str | None:
-        client = self._plan.roles.client
-        return client if client in columns else None
 
     def _check_processes(self) -> None:
         """Several processes must train on one preparation, which only a store gives them."""
