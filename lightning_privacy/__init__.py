@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         PrivacyAudit,
         PrivateBalance,
         Reweighing,
+        TrainingPlan,
     )
     from lightning_privacy.data import (
         AugmentationDataModule,
@@ -101,7 +102,6 @@ if TYPE_CHECKING:
         randomized_response,
     )
     from lightning_privacy.plugins import AtomicCheckpointIO, EncryptedCheckpointIO
-    from lightning_privacy.report import TrainingPlan
     from lightning_privacy.sampling import (
         BalancedBatchSampler,
         BalancedSampler,
@@ -208,7 +208,7 @@ _ROOMS = {
     ),
     "callbacks": (
         "AdversarialDebiasing DifferentialPrivacy GroupDRO GroupFairness MembershipInference PrivacyAudit "
-        "PrivateBalance Reweighing"
+        "PrivateBalance Reweighing TrainingPlan"
     ),
     "data": "AugmentationDataModule PersonaDataModule PrivateLabels PrivateLabelsDataModule",
     "errors": (
@@ -230,7 +230,6 @@ _ROOMS = {
         "randomized_response"
     ),
     "plugins": "AtomicCheckpointIO EncryptedCheckpointIO",
-    "report": "TrainingPlan",
     "sampling": ("BalancedBatchSampler BalancedSampler PoissonSampler ResampledDataset ResumableDataLoader resample"),
     "strategies": "FederatedStrategy",
     "security": "Key KeyRing",

@@ -48,11 +48,11 @@ from lightning_privacy._lightning import (
 )
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks import GroupFairness
+from lightning_privacy.callbacks.classification_tally import ClassificationTally
 from lightning_privacy.callbacks.run_privacy import federation_of, final_ledger_of, ledger_of, privacy_of
 from lightning_privacy.data import AugmentationDataModule
 from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
-from lightning_privacy.report.classification import ClassificationTally
 from lightning_privacy.report.earlier_run import put_aside
 from lightning_privacy.report.environment import write_environment
 from lightning_privacy.report.run_files import finish_run, keep_ledger

@@ -248,8 +248,8 @@ def test_a_trainer_gets_callbacks_plugins_model_and_data_from_a_config():
     callbacks = [
         _path("DifferentialPrivacy", **CASES["DifferentialPrivacy"]),
         _path("GroupFairness", **CASES["GroupFairness"]),
-        _path("lightning_privacy.report.TrainingPlan", layers=5),
-        _path("lightning_privacy.report.ProgressLines", lines=3),
+        _path("lightning_privacy.callbacks.TrainingPlan", layers=5),
+        _path("lightning_privacy.callbacks.ProgressLines", lines=3),
     ]
     trainer = {**QUIET, "enable_progress_bar": True, "callbacks": callbacks}
     plugins = [_path("EncryptedCheckpointIO", **CASES["EncryptedCheckpointIO"])]

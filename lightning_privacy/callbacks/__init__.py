@@ -15,7 +15,9 @@ from lightning_privacy.callbacks.group_fairness import GroupFairness
 from lightning_privacy.callbacks.membership_inference import MembershipInference
 from lightning_privacy.callbacks.privacy_audit import PrivacyAudit
 from lightning_privacy.callbacks.private_balance import PrivateBalance
+from lightning_privacy.callbacks.progress import PrivacyProgressBar, ProgressLines, make_progress
 from lightning_privacy.callbacks.reweighing import Reweighing
+from lightning_privacy.callbacks.training_plan import TrainingPlan
 
 __all__ = [
     "AdversarialDebiasing",
@@ -24,6 +26,10 @@ __all__ = [
     "GroupFairness",
     "MembershipInference",
     "PrivacyAudit",
+    "PrivacyProgressBar",
     "PrivateBalance",
+    "ProgressLines",
     "Reweighing",
+    "TrainingPlan",
+    "make_progress",
 ]

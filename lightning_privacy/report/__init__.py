@@ -13,23 +13,17 @@ from lightning_privacy.report.log_report import log_report
 from lightning_privacy.report.make_report import MadeReport, make_report, report_schema
 from lightning_privacy.report.model_card import ModelCard
 from lightning_privacy.report.partition_picture import label_counts, partition_picture
-from lightning_privacy.report.progress import PrivacyProgressBar, ProgressLines, make_progress
 from lightning_privacy.report.run_summary import Guarantee, Outcome, RunSummary
-from lightning_privacy.report.training_plan import TrainingPlan
 
 __all__ = [
     "Guarantee",
     "MadeReport",
     "ModelCard",
     "Outcome",
-    "PrivacyProgressBar",
-    "ProgressLines",
     "RunSummary",
-    "TrainingPlan",
     "federated_report",
     "label_counts",
     "log_report",
-    "make_progress",
     "make_report",
     "partition_picture",
     "report_schema",

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 
 from lightning_privacy._text_file import write_text
-from lightning_privacy.report.classification import CLASSIFICATION_FILE
+from lightning_privacy.callbacks.classification_tally import CLASSIFICATION_FILE
 from lightning_privacy.report.ledger_file import LEDGER_FILE
 from lightning_privacy.report.run_journals import EARLIER, JOURNALS_FILE, journal_files
 from lightning_privacy.report.run_record import PREPARATION_FILE, audit_files

@@ -21,9 +21,9 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from lightning_privacy.audit.audit_file import AuditResult
+from lightning_privacy.callbacks.classification_tally import CLASSIFICATION_FILE
 from lightning_privacy.errors import ConfigurationError, LightningPrivacyError
 from lightning_privacy.report._fairness_record import FairnessRecord, read_fairness
-from lightning_privacy.report.classification import CLASSIFICATION_FILE
 from lightning_privacy.report.environment import ENVIRONMENT_FILE
 from lightning_privacy.report.ledger_file import LEDGER_FILE
 from lightning_privacy.report.run_journals import EARLIER

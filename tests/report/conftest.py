@@ -22,12 +22,12 @@ import torch
 from lightning_privacy.accounting import LaplaceRelease, PrivacyLedger, SampledGaussian
 from lightning_privacy.audit.audit_file import AuditCurve, AuditImage, AuditResult
 from lightning_privacy.callbacks._fairness_files import write_records
+from lightning_privacy.callbacks.classification_tally import CLASSIFICATION_FILE, Tally
 from lightning_privacy.fairness import GroupSample
 from lightning_privacy.fairness.table import FairnessTable
 from lightning_privacy.preparation.preparation_report import PreparationReport
 from lightning_privacy.preparation.step import StepReport
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
-from lightning_privacy.report.classification import CLASSIFICATION_FILE, Tally
 from lightning_privacy.report.environment import write_environment
 from lightning_privacy.report.ledger_file import write_ledger
 

@@ -10,11 +10,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_privacy._lightning import Trainer, pl
-from lightning_privacy.callbacks import DifferentialPrivacy
+from lightning_privacy.callbacks import DifferentialPrivacy, PrivacyProgressBar, ProgressLines, make_progress
+from lightning_privacy.callbacks._run_clock import RunClock, duration
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.models import MLP, Classifier
-from lightning_privacy.report import PrivacyProgressBar, ProgressLines, make_progress
-from lightning_privacy.report._run_clock import RunClock, duration
 
 
 class _Terminal(io.StringIO):

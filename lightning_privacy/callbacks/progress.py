@@ -2,7 +2,7 @@
 
 Example:
     >>> import io
-    >>> from lightning_privacy.report.progress import make_progress
+    >>> from lightning_privacy.callbacks.progress import make_progress
     >>> type(make_progress(io.StringIO())).__name__
     'ProgressLines'
 """
@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from lightning_privacy._lightning import LightningModule, Trainer, pl
 from lightning_privacy._validate import positive_int
-from lightning_privacy.report._run_clock import RunClock, clock_of, run_figures
+from lightning_privacy.callbacks._run_clock import RunClock, clock_of, run_figures
 
 __all__ = ["PrivacyProgressBar", "ProgressLines", "make_progress"]
 

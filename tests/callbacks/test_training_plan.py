@@ -12,11 +12,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_privacy._lightning import LightningModule, Trainer
 from lightning_privacy.accounting import LaplaceRelease, PrivacyLedger
-from lightning_privacy.callbacks import DifferentialPrivacy
+from lightning_privacy.callbacks import DifferentialPrivacy, TrainingPlan
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.federated import ClientPrivacy, IIDPartition
 from lightning_privacy.models import MLP, Classifier
-from lightning_privacy.report import TrainingPlan
 from lightning_privacy.strategies import FederatedStrategy
 
 pytestmark = [

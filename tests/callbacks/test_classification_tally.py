@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_privacy._lightning as lightning
-from lightning_privacy.report.classification import ClassificationTally, Tally
+from lightning_privacy.callbacks.classification_tally import ClassificationTally, Tally
 
 
 class _Model(lightning.LightningModule):
