@@ -14,26 +14,19 @@ Example:
 
 from __future__ import annotations
 
-import errno
-import logging
-import os
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from torch.utils.data import DataLoader
 
@@ -51,12 +44,13 @@ from lightning_privacy.callbacks import GroupFairness
 from lightning_privacy.callbacks.classification_tally import ClassificationTally
 from lightning_privacy.callbacks.run_privacy import federation_of, final_ledger_of, ledger_of, privacy_of
 from lightning_privacy.data import AugmentationDataModule
-from lightning_privacy.errors import CheckpointError, ConfigurationError, LightningPrivacyError
+from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
 from lightning_privacy.report.earlier_run import put_aside
 from lightning_privacy.report.environment import write_environment
 from lightning_privacy.report.run_files import finish_run, keep_ledger
 from lightning_privacy.report.sweep_end import sweep_failed
+from lightning_privacy.report.terminal import EXPLAINED, explain, explained, hush, hydra_raises
 from lightning_privacy.sweeps import run_figures
 from lightning_privacy.sweeps.plugins import register_sweepers
 from lightning_privacy.sweeps.run_account import account_for_run
@@ -70,16 +64,6 @@ __all__ = ["main", "run"]
 
 # compare_nonprivate=null trains the network a second time up to this many training examples.
 _COMPARE_UP_TO = 10_000
-# Errors whose message is meant for the person at the terminal; anything else is a defect and shows its trace.
-_EXPLAINED = (
-    LightningPrivacyError,
-    HydraException,
-    OmegaConfBaseException,
-    pl.utilities.exceptions.MisconfigurationException,  # type: ignore[attr-defined] # public, not re-exported
-    OSError,
-)
-# A folder that can't be made or written to; a file that is missing is another matter.
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 # Commands that compose no config; each takes its arguments and returns the exit status.
 _COMMANDS = {
     "report": "lightning_privacy.report.command:report_command",
@@ -87,16 +71,6 @@ _COMMANDS = {
     "sweep-job": "lightning_privacy.cli:_sweep_job",
     "sweep-report": "lightning_privacy.report.sweep_command:sweep_report_command",
 }
-_HYDRA_TRACE = "HYDRA_FULL_ERROR"
-_TRACE = "LIGHTNING_PRIVACY_FULL_ERROR"
-# True in general, and of no use here: the data is in memory, and the run folder is the run's own.
-_NOISE = (
-    r".*does not have many workers.*",
-    r".*Checkpoint directory .* exists and is not empty.*",
-    r".*Experiment logs directory .* exists and is not empty.*",
-    r".*The dirpath has changed from.*",
-    r".*Total length of `list` across ranks is zero.*",
-)
 
 
 def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
@@ -282,22 +256,22 @@ def _wants_comparison(config: DictConfig, datamodule: LightningDataModule) -> bo
 def _job(config: DictConfig) -> dict[str, Any] | None:
     """One run of the command: of a sweep, whose figures are returned, or the only one."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return run_in_process(config, explain=_explain)
-    with _explained(Path(config.paths.output_dir)):
+        return run_in_process(config, explain=explain)
+    with explained(Path(config.paths.output_dir)):
         _train_and_tell(config)
     return None
 
 
 def _sweep_job(_: list[str]) -> int:
     """The process of one run of a sweep."""
-    _hush()
+    hush()
 
     def figures(config: DictConfig) -> dict[str, float]:
         summary = _train_and_tell(config)
         epsilon = None if summary.guarantee is None else summary.guarantee.epsilon
         return run_figures(epsilon, summary.outcome.test, folder=Path(config.paths.output_dir))
 
-    return serve_run(figures, explained=_EXPLAINED, explain=_explain)
+    return serve_run(figures, explained=EXPLAINED, explain=explain)
 
 
 def _train_and_tell(config: DictConfig) -> RunSummary:
@@ -315,68 +289,6 @@ def _train_and_tell(config: DictConfig) -> RunSummary:
     return summary
 
 
-def _explain(error: BaseException, folder: Path | None = None) -> str:
-    """One paragraph for an error a person can act on."""
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        place = str(error).rpartition("full_key: ")[2].strip()
-        return f"{_explain(error.__cause__)} (in the config: {place})"
-    text = str(error)
-    if isinstance(error, HydraException):
-        # Of several lines, of which the last say where Hydra looked; the cause's first line names the key.
-        lines = [line.strip() for line in text.split("Config search path")[0].splitlines() if line.strip()]
-        lines = [line for line in lines if not line.startswith("To append to your config")]
-        if error.__cause__ is not None:
-            lines.append(str(error.__cause__).split("\n")[0])
-        text = "; ".join(line.rstrip(".") for line in lines).replace(":;", ":")
-        text += ". All keys: lightning-privacy --cfg job"
-    if isinstance(error, OSError) and error.errno is not None and error.filename is None and folder is not None:
-        # A full disk is noticed on writing, and the error then does not say to which file.
-        text += f" while the run folder {folder} was written"
-    elif isinstance(error, OSError) and error.filename is not None and error.errno in _UNWRITABLE:
-        text += ". If that is the run folder, choose another with paths.runs_dir=/path/to/folder"
-    return " ".join(text.split())
-
-
-@contextmanager
-def _explained(folder: Path | None = None) -> Iterator[None]:
-    """Turn an error a person can act on into its message and exit status 1."""
-    try:
-        yield
-    except _EXPLAINED as error:
-        if os.environ.get(_TRACE, "0") != "0":
-            raise
-        print(f"error: {_explain(error, folder)}", file=sys.stderr)  # noqa: T201 - the command's own output
-        sys.exit(1)
-
-
-@contextmanager
-def _hydra_raises() -> Iterator[None]:
-    """Let Hydra raise its errors, so that they are explained here and not printed by it.
-
-    What Hydra offers for that is the variable by which a user asks for traces; the wish is kept in another.
-    """
-    kept = {name: os.environ.get(name) for name in (_HYDRA_TRACE, _TRACE)}
-    os.environ.update({_TRACE: kept[_TRACE] or kept[_HYDRA_TRACE] or "0", _HYDRA_TRACE: "1"})
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            del os.environ[name]
-            if value is not None:
-                os.environ[name] = value
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],  # noqa: ARG001 - the signature is Python's
-    filename: str,  # noqa: ARG001
-    lineno: int,  # noqa: ARG001
-    file: TextIO | None = None,  # noqa: ARG001
-    line: str | None = None,  # noqa: ARG001
-) -> None:
-    logging.getLogger("warning").warning("warning: %s", " ".join(str(message).split()))
-
-
 def main() -> NoReturn:
     """Run the command; its exit status is 0, or 1 after an error whose message is on the error stream.
 
@@ -388,18 +300,9 @@ def main() -> NoReturn:
         module, _, name = _COMMANDS[sys.argv[1]].partition(":")
         # Imported only when it is asked for: what some need is an extra.
         sys.exit(getattr(import_module(module), name)(sys.argv[2:]))
-    _hush()
+    hush()
     register_sweepers()
     command = hydra.main(version_base="1.3", config_path="pkg://lightning_privacy.conf", config_name="config")(_job)
-    with _hydra_raises(), _explained():
+    with hydra_raises(), explained():
         command()
     sys.exit(1 if sweep_failed() else 0)
-
-
-def _hush() -> None:
-    """Keep back what is of no use at a terminal."""
-    for pattern in _NOISE:
-        warnings.filterwarnings("ignore", message=pattern)
-    for category in (DeprecationWarning, FutureWarning):  # meant for those who write code
-        warnings.filterwarnings("ignore", category=category)
-    warnings.showwarning = _show_warning
