@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_privacy._lightning import pl
 from lightning_privacy.errors import LightningPrivacyError
+from lightning_privacy.sweeps.run_process import TRACE_VARIABLE
 
 __all__ = ["EXPLAINED", "explain", "explained", "hush", "hydra_raises"]
 
@@ -36,7 +37,6 @@ EXPLAINED = (
 # Of a folder that can't be made or written to. A file that is missing is among them, hence an advice with an if.
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 _HYDRA_TRACE = "HYDRA_FULL_ERROR"
-_TRACE = "LIGHTNING_PRIVACY_FULL_ERROR"
 # True in general, and of no use here: the data is in memory, and the run folder is the run's own.
 _NOISE = (
     r".*does not have many workers.*",
@@ -87,7 +87,7 @@ def explained(folder: Path | None = None) -> Iterator[None]:
     try:
         yield
     except EXPLAINED as error:
-        if os.environ.get(_TRACE, "0") != "0":
+        if os.environ.get(TRACE_VARIABLE, "0") != "0":
             raise
         print(f"error: {explain(error, folder)}", file=sys.stderr)  # noqa: T201 - the command's own output
         sys.exit(1)
@@ -99,8 +99,8 @@ def hydra_raises() -> Iterator[None]:
 
     What Hydra offers for that is the variable by which a user asks for traces; the wish is kept in another.
     """
-    kept = {name: os.environ.get(name) for name in (_HYDRA_TRACE, _TRACE)}
-    os.environ.update({_TRACE: kept[_TRACE] or kept[_HYDRA_TRACE] or "0", _HYDRA_TRACE: "1"})
+    kept = {name: os.environ.get(name) for name in (_HYDRA_TRACE, TRACE_VARIABLE)}
+    os.environ.update({TRACE_VARIABLE: kept[TRACE_VARIABLE] or kept[_HYDRA_TRACE] or "0", _HYDRA_TRACE: "1"})
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ from hydra.core.utils import configure_log, setup_globals
 from omegaconf import DictConfig, open_dict, read_write
 
 from lightning_privacy.sweeps.result import RunResult
-from lightning_privacy.sweeps.run_process import COMMAND, Parcel, task_overrides
+from lightning_privacy.sweeps.run_process import COMMAND, TRACE_VARIABLE, Parcel, task_overrides
 from lightning_privacy.sweeps.spending import Spending, set_present_spending
 
 __all__ = ["serve_run"]
@@ -58,7 +58,7 @@ def serve_run(
         RunResult(parcel.attempt, parcel.digest, figures, spending.result()).write(folder)
     except Exception as error:  # noqa: BLE001 - told to the process that started this one, and shown
         (folder / _ERROR).write_text(explain(error) + "\n", encoding="utf-8")
-        if isinstance(error, explained) and not os.environ.get("HYDRA_FULL_ERROR"):
+        if isinstance(error, explained) and os.environ.get(TRACE_VARIABLE, "0") == "0":
             return 1
         traceback.print_exc()
         return 1

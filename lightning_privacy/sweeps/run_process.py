@@ -33,13 +33,16 @@ from lightning_privacy.sweeps.attempts import AttemptLog, Ended, Started
 from lightning_privacy.sweeps.result import RunResult, config_digest
 from lightning_privacy.sweeps.spending import FOLDER
 
-__all__ = ["COMMAND", "FAILED", "Parcel", "run_in_process", "task_overrides"]
+__all__ = ["COMMAND", "FAILED", "TRACE_VARIABLE", "Parcel", "run_in_process", "task_overrides"]
 
 COMMAND = "sweep-job"
 """Subcommand of the process that runs."""
 
 FAILED = "failed"
 """Name under which a run that failed returns its error in place of figures."""
+
+TRACE_VARIABLE = "LIGHTNING_PRIVACY_FULL_ERROR"
+"""Whether the user wants traces, in the environment; Hydra's own variable is always set while it runs a sweep."""
 
 _PROGRAM = (sys.executable, "-m", "lightning_privacy", COMMAND)
 _LOCK = ".lock"

@@ -23,7 +23,7 @@ from lightning_privacy.sweeps import spending as spending_module
 from lightning_privacy.sweeps.attempts import AttemptLog
 from lightning_privacy.sweeps.result import RunResult
 from lightning_privacy.sweeps.run_child import serve_run
-from lightning_privacy.sweeps.run_process import Parcel
+from lightning_privacy.sweeps.run_process import TRACE_VARIABLE, Parcel
 from lightning_privacy.sweeps.spending import account_for
 
 
@@ -77,15 +77,19 @@ def test_a_run_leaves_its_figures_and_what_it_spent(child):
     )
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["quiet", "traces"])
 @pytest.mark.parametrize("error", [ConfigurationError("lr must be > 0"), RuntimeError("no memory")])
-def test_a_run_that_fails_says_why(child, error, capsys):
+def test_a_run_that_fails_says_why(child, error, asked, capsys, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # as it is in every sweep, so that Hydra raises its errors
+    monkeypatch.setenv(TRACE_VARIABLE, "1" if asked else "0")
+
     def run(config):
         account_for([PrivacyLedger(delta=1e-5)])
         raise error
 
     assert child.serve(run) == 1
     assert (child.folder / "0" / "error.txt").read_text() == f"it says: {error}\n"
-    assert ("Traceback" in capsys.readouterr().err) is isinstance(error, RuntimeError)
+    assert ("Traceback" in capsys.readouterr().err) is (asked or isinstance(error, RuntimeError))
     assert RunResult.read(child.folder / "0") is None
 
 
