@@ -97,7 +97,7 @@ class StepSum:
         self.buffers = GradientBuffers(parameters)
 
     def entries(self, positions: Tensor) -> Tensor:
-        """Return some entries of the sum released last; see :func:`~.single_entries.entries_at`.
+        """Return some entries of the sum that was released last, float64, shape ``(K,)``, on the CPU.
 
         Args:
             positions: int64, shape ``(K,)``, counted over all parameters one after the other.

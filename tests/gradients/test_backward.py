@@ -77,6 +77,7 @@ def test_p07_a_backward_that_nobody_announced_is_refused() -> None:
     listened = Listened()
     with pytest.raises(PrivacyViolation, match="no private step was due"):
         listened.run()
+    assert listened.open_at_arrival == [], "refused only after all of it"
     listened.backward.expect(due(), batch_size=1)
     listened.run()
     with pytest.raises(PrivacyViolation, match="no private step was due"):
@@ -161,8 +162,9 @@ def test_a_loss_of_the_public_part_leaves_the_private_one_as_it_is() -> None:
         return listened.model["first"](torch.ones(1, 2)).sum()
 
     private = listened.weights[1]
-    public_loss().backward()  # before any announcement, and no private layer takes part
     listened.backward.expect(due(), batch_size=1)
+    public_loss().backward()  # no private layer takes part, so the announced backward is still to come
+    assert listened.backward.pending
     outer = torch.zeros((), requires_grad=True) * 2
     outer.register_hook(lambda _: listened._arrived(private, 4.0))
     outer.backward()
