@@ -36,19 +36,18 @@ from lightning_privacy._validate import positive_int
 from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.accounting.target import check_target
 from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyBudgetExceeded, PrivacyViolation
+from lightning_privacy.federated.client_draws import ClientDraws
+from lightning_privacy.federated.client_ledgers import ClientLedgers
 from lightning_privacy.federated.client_state import LOST_JOURNAL
-from lightning_privacy.federated.example_costs import ClientCost, LargestCost
+from lightning_privacy.federated.example_costs import ClientCost
 from lightning_privacy.federated.example_journal import ExampleJournal
-from lightning_privacy.federated.keyed import derive_seed
 from lightning_privacy.gradients.clipping import ClippingPolicy, clipping_policy
 from lightning_privacy.mechanisms import NoiseSource
-from lightning_privacy.sampling import PoissonSampler
 
 __all__ = ["ExamplePrivacy"]
 
 _LABEL = "local training"
 _LATER = "steps after the checkpoint"
-_STEP_BITS = 24  # of the 48 that a noise source has for the number of a step; the others are the client's
 
 
 class ExamplePrivacy:
@@ -99,28 +98,25 @@ class ExamplePrivacy:
         self.clipping = clipping_policy(clipping, max_grad_norm)
         _refuse_moving_bound(self.clipping)
         self.noise = NoiseSource() if noise is None else noise
-        # Who was in which batch must stay secret; the same again under a seed, and never in a checkpoint.
-        self._draw_seed = self.noise.bernoulli_seed("draws inside clients")
+        self._draws = ClientDraws(self.noise)
         self._run_id = secrets.token_hex(8)
         self._sizes: list[int] = []
         self._steps: list[int] = []
         self._batch_size = 0
         self._clients: dict[str, Any] = {}
-        self._ledgers: dict[int, PrivacyLedger] = {}
+        self._ledgers = ClientLedgers(delta=delta, budget=epsilon)
         self._participations: dict[int, int] = {}
         self._paid: dict[int, int] = {}
-        self._costs = LargestCost(delta=delta, budget=epsilon)
         self._journal: ExampleJournal | None = None
         self._journal_place: str | None = None
         self._restored: dict[str, Any] | None = None
-        self._caveats: list[str] = []
         if self.noise.caveat is not None:
             self.add_caveat(self.noise.caveat)
 
     @property
     def clients(self) -> list[int]:
         """Those that were charged, in order."""
-        return sorted(self._ledgers)
+        return self._ledgers.clients
 
     @property
     def run_id(self) -> str:
@@ -130,24 +126,15 @@ class ExamplePrivacy:
     @property
     def caveats(self) -> tuple[str, ...]:
         """What limits the guarantee without being a release."""
-        return tuple(self._caveats)
+        return self._ledgers.caveats
 
     def add_caveat(self, text: str) -> None:
         """Add a limit of the guarantee to the summary and to every ledger, once."""
-        if text not in self._caveats:
-            self._caveats.append(text)
-            for ledger in self._ledgers.values():
-                ledger.add_caveat(text)
+        self._ledgers.add_caveat(text)
 
     def ledger(self, client: int) -> PrivacyLedger:
         """What was released of one client's examples; empty before it took part."""
-        known = self._ledgers.get(client)
-        if known is None:
-            # The budget is kept for all clients together, which saves a composition for each.
-            known = PrivacyLedger(delta=self.delta, unit="example")
-            for text in self._caveats:
-                known.add_caveat(text)
-        return known
+        return self._ledgers.ledger(client)
 
     def participations(self, client: int) -> int:
         """In how many rounds a client has trained."""
@@ -176,7 +163,7 @@ class ExamplePrivacy:
         """
         batch_size = positive_int(batch_size=batch_size)
         federation = (list(sizes), batch_size, {} if clients is None else dict(clients))
-        if self._ledgers and federation != (self._sizes, self._batch_size, self._clients):
+        if self.clients and federation != (self._sizes, self._batch_size, self._clients):
             raise ConfigurationError(
                 "this ExamplePrivacy has ledgers of clients who hold other examples or train with another batch size: "
                 "one object is for one federation; make a new one, and add up by hand what both cost where the people "
@@ -206,7 +193,7 @@ class ExamplePrivacy:
 
     def affords(self, client: int) -> bool:
         """Whether the budget pays for one more round of this client; always, without one."""
-        return self._costs.affords(self._cost(client, further=self._steps[client]))
+        return self._ledgers.affords(self._cost(client, further=self._steps[client]))
 
     def _cost(self, client: int, *, further: int = 0) -> ClientCost:
         release = self.release(client)
@@ -235,9 +222,7 @@ class ExamplePrivacy:
             self._paid[client] = self._steps[client]
 
     def _charge(self, client: int, count: int, label: str) -> None:
-        ledger = self._ledgers[client] = self.ledger(client)
-        ledger.charge(self.release(client), count, label)
-        self._costs.add(self._cost(client))
+        self._ledgers.charge(client, self.release(client), self.sample_rate(client), count, label)
 
     def begin_step(self, client: int) -> int:
         """Take one of the steps that were paid for this client; returns its number over the whole run.
@@ -261,21 +246,11 @@ class ExamplePrivacy:
             client: The client.
             step: What :meth:`begin_step` gave.
         """
-        sampler = PoissonSampler(
-            self._sizes[client],
-            sample_rate=self.sample_rate(client),
-            steps=step + 1,
-            seed=derive_seed(self._draw_seed, "draws", client),
-            num_replicas=1,
-            rank=0,
-        )
-        return sampler.draw(step)
+        return self._draws.draw(client, step, size=self._sizes[client], sample_rate=self.sample_rate(client))
 
     def noise_step(self, client: int, step: int) -> int:
         """The number under which a step's noise is drawn: no two steps of any clients have the same."""
-        if client >> _STEP_BITS or step >> _STEP_BITS:
-            raise ConfigurationError(f"client {client} at step {step}: both must be below 2**{_STEP_BITS}")
-        return client << _STEP_BITS | step
+        return self._draws.noise_step(client, step)
 
     def exhausted(self) -> bool:
         """Whether no client can pay for another round."""
@@ -288,45 +263,31 @@ class ExamplePrivacy:
             client: The client; None for the largest.
             exact: As in :meth:`PrivacyLedger.epsilon`.
         """
-        if client is not None:
-            return self.ledger(client).epsilon(exact=exact)
-        return max((self._ledgers[each].epsilon(exact=exact) for each in self._largest()), default=0.0)
+        return self._ledgers.epsilon(client, exact=exact)
 
     def epsilon_bound(self) -> float:
         """What no client's epsilon is above: that of the most steps at the largest rate; quick to ask every round."""
-        return self._costs.bound()
-
-    def _largest(self) -> list[int]:
-        """The clients of which one has the largest epsilon: no other has both more steps and a higher rate."""
-        found: list[int] = []
-        most = -1
-        order = sorted(self._ledgers, key=lambda c: (-self.sample_rate(c), -self._cost(c).count))
-        for client in order:
-            count = self._cost(client).count
-            if count > most:
-                found.append(client)
-                most = count
-        return found
+        return self._ledgers.epsilon_bound()
 
     def weakest_ledger(self) -> PrivacyLedger:
         """The ledger of a client whose examples have the largest epsilon; an empty one before anyone took part."""
-        worst = max(self._largest(), key=lambda client: self._ledgers[client].epsilon(exact=True), default=0)
-        return self.ledger(worst)
+        worst = self._ledgers.weakest()
+        return self.ledger(0 if worst is None else worst)
 
     def summary(self) -> str:
         """A text about the guarantee: the client for which it is weakest, how many there are, what limits it."""
-        if not self._ledgers:
+        worst = self._ledgers.weakest()
+        if worst is None:
             return f"Example-level privacy inside each client at delta={self.delta:g}: nothing was released."
-        worst = max(self._largest(), key=lambda client: self._ledgers[client].epsilon(exact=True))
-        cost, rounds = self._cost(worst), [self.participations(client) for client in self._ledgers]
+        cost, rounds = self._cost(worst), [self.participations(client) for client in self.clients]
         text = (
             f"Example-level privacy inside each client: epsilon at most {self.epsilon(worst, exact=True):.4g} at "
             f"delta={self.delta:g}, with noise multiplier {self.noise_multiplier:g} and {self.clipping!r}.\n"
             f"That is client {worst}: {self._sizes[worst]} examples, {self.participations(worst)} rounds, {cost.count} "
             f"steps at sample rate {cost.rate:.4g}.\n"
-            f"{len(self._ledgers)} of {len(self._sizes)} clients took part, in {min(rounds)} to {max(rounds)} rounds."
+            f"{len(self.clients)} of {len(self._sizes)} clients took part, in {min(rounds)} to {max(rounds)} rounds."
         )
-        return "\n".join([text, *(f"Caveat: {text}" for text in self._caveats)])
+        return "\n".join([text, *(f"Caveat: {text}" for text in self.caveats)])
 
     def keep_journal(self, path: str | os.PathLike[str], *, write: bool = True) -> None:
         """Write down from now on what each round costs, before it happens, and charge what the file knows already.
@@ -352,7 +313,7 @@ class ExamplePrivacy:
                 self._charge(client, lost, _LATER)
         if write and self._journal is None:
             self._journal = ExampleJournal(place, self._run_id)
-            self._journal.record({client: self._cost(client).count for client in self._ledgers})
+            self._journal.record({client: self._cost(client).count for client in self.clients})
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs; plain types, and nothing that tells a draw or a noise."""
@@ -392,7 +353,7 @@ class ExamplePrivacy:
                 )
         self.noise.load_state_dict(state["noise"])
         run_id = str(state["run_id"])
-        if self._ledgers and run_id != self._run_id:
+        if self.clients and run_id != self._run_id:
             raise CheckpointError(
                 "the checkpoint is of another run than the one this ExamplePrivacy has ledgers of, and what both spent "
                 "on a client would not be added up: resume with a new ExamplePrivacy"
