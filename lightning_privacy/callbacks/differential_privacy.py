@@ -42,7 +42,6 @@ from typing_extensions import override
 from lightning_privacy._lightning import (
     Callback,
     LightningModule,
-    TorchCheckpointIO,
     Trainer,
     check_trainer,
     rank_zero_info,
@@ -54,6 +53,7 @@ from lightning_privacy.callbacks._agreement import agree
 from lightning_privacy.callbacks._balance import balance_of_run, settled_text, wanted_balance
 from lightning_privacy.callbacks._balance_cost import CellCost, cell_costs, costs_text
 from lightning_privacy.callbacks._epoch_batches import largest_microbatch
+from lightning_privacy.callbacks._fit_surroundings import FitSurroundings
 from lightning_privacy.callbacks._handover import Address, Parcel
 from lightning_privacy.callbacks._parts import releases_per_step
 from lightning_privacy.callbacks._planning import Target, plan_settings, steps_to_limits
@@ -72,12 +72,11 @@ from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, rea
 from lightning_privacy.callbacks._schedule import StepSchedule
 from lightning_privacy.callbacks._step_journal import StepJournal, journal_of_run
 from lightning_privacy.callbacks._strategy_support import check_optimizers_keep_step
-from lightning_privacy.callbacks._train_loader import examine, sampler_of, undivided
+from lightning_privacy.callbacks._train_loader import examine, sampler_of
 from lightning_privacy.callbacks.private_balance import PrivateBalance
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.gradients.clipping import ClippingPolicy, clipping_policy
 from lightning_privacy.mechanisms.noise import NoiseSource
-from lightning_privacy.plugins.atomic_checkpoint_io import AtomicCheckpointIO
 
 __all__ = ["DifferentialPrivacy"]
 
@@ -195,8 +194,7 @@ class DifferentialPrivacy(Callback):
         self._fitting = False
         self._resumed = False
         self._journal: StepJournal | None = None
-        self._checkpoint_io: TorchCheckpointIO | None = None
-        self._shield: loading.LoaderShield | None = None
+        self._surroundings = FitSurroundings()
         self._address = Address(self._take_over)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -247,14 +245,9 @@ class DifferentialPrivacy(Callback):
             return
         check_trainer_settings(trainer, pl_module)
         check_data_ledger(getattr(trainer, "datamodule", None), self._ledger)
-        processes = trainer.world_size
-        self._shield = loading.shield_train_loader(trainer, lambda loader: undivided(loader, processes=processes))
+        self._surroundings.set_up(trainer)
         if internals.launches_elsewhere(trainer):
             internals.hand_over_results(trainer, lambda: Parcel(self._address.number, self.state_dict()))
-        # Lightning's own plugin gives a bare pickle error for a damaged file, and may swallow a failed save.
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            self._checkpoint_io = trainer.strategy.checkpoint_io
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -368,7 +361,7 @@ class DifferentialPrivacy(Callback):
         self._make_plan = partial(self._planned, trainer, settings, schedule, loader.batch_size or 1)
         self._run.attach()
         self._probe_due = self._probe
-        self._lift_shield(trainer)
+        self._surroundings.lift_shield(trainer)
 
     def _planned(self, trainer: Trainer, settings: RunSettings, schedule: StepSchedule, rows: int) -> PrivatePlan:
         """What is told of the fit that is about to start; no figure of the guarantee is taken from it."""
@@ -448,20 +441,12 @@ class DifferentialPrivacy(Callback):
         saved, self._settings, self._progress = read_state(state)
         self._ledger.load_state_dict(saved)
 
-    def _lift_shield(self, trainer: Trainer) -> None:
-        if self._shield is not None:
-            loading.lift_shield(trainer, self._shield)
-            self._shield = None
-
     def _close(self, trainer: Trainer) -> None:
         """Take everything off the trainer and its module again."""
         self._plan = self._make_plan = None
         if self._run is not None:
             self._run.close()
             self._run = None
-        self._lift_shield(trainer)
+        self._surroundings.take_back(trainer)
         if self._journal is not None:
             self._journal.close()
-        if self._checkpoint_io is not None:
-            trainer.strategy.checkpoint_io = self._checkpoint_io
-            self._checkpoint_io = None
