@@ -10,13 +10,13 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_privacy.report.run_journals import EARLIER
 
-__all__ = ["FairnessRecord", "Figure", "read_fairness", "wilson"]
+__all__ = ["FairnessRecord", "Figure", "fairness_files", "read_fairness", "wilson"]
 
 _NAME = re.compile(r"(?P<stage>test|val)-step=(?P<step>\d+)(?:-v(?P<again>\d+))?\.csv")
 _COLUMNS = {"attribute", "group", "figure", "class", "value", "low", "high"}
@@ -78,7 +78,7 @@ def read_fairness(folder: Path, missing: list[str]) -> tuple[FairnessRecord, ...
         missing: What can't be read is added to it.
     """
     last: dict[Path, tuple[tuple[bool, int, int], Path, str, int]] = {}
-    for path in _candidates(folder):
+    for path in fairness_files(folder):
         match = _NAME.fullmatch(path.name)
         if match is None:
             continue
@@ -95,11 +95,17 @@ def read_fairness(folder: Path, missing: list[str]) -> tuple[FairnessRecord, ...
     return tuple(found)
 
 
-def _candidates(folder: Path) -> Iterable[Path]:
+def fairness_files(folder: Path) -> list[Path]:
+    """The tables of a run, of all its validations and tests.
+
+    Args:
+        folder: Of the run.
+    """
+    found: list[Path] = []
     for place in sorted(folder.glob("*")):
         if place.is_dir() and place.name not in _SKIPPED and not place.name.startswith((".", EARLIER)):
-            yield from sorted(place.glob("*.csv"))
-            yield from sorted(place.glob("*/*.csv"))
+            found += [*sorted(place.glob("*.csv")), *sorted(place.glob("*/*.csv"))]
+    return [path for path in found if _NAME.fullmatch(path.name)]
 
 
 def _tables(reader: csv.DictReader[str], *, name: str, stage: str, step: int) -> list[FairnessRecord]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lightning_privacy._text_file import write_text
 from lightning_privacy.callbacks.classification_tally import CLASSIFICATION_FILE
+from lightning_privacy.report._fairness_record import fairness_files
 from lightning_privacy.report.ledger_file import LEDGER_FILE
 from lightning_privacy.report.run_journals import EARLIER, JOURNALS_FILE, journal_files
 from lightning_privacy.report.run_record import PREPARATION_FILE, audit_files
@@ -40,7 +41,8 @@ _FILES = (
 def put_aside(folder: Path, *, resumed: bool = False) -> Path | None:
     """Move the account, the summary, the report and the audits of an earlier run to ``earlier_0``, ``earlier_1``, ...
 
-    Checkpoints and journals of private steps stay where they are, as a run may be resumed from them.
+    Checkpoints and journals of private steps stay where they are, as a run may be resumed from them. Fairness tables
+    stay where it is, as they are of the same run.
 
     Args:
         folder: Of the run that is about to start.
@@ -53,6 +55,9 @@ def put_aside(folder: Path, *, resumed: bool = False) -> Path | None:
         OSError: They can't be moved; the run must not start, or it would be taken for the earlier one.
     """
     left = [path for path in (*audit_files(folder), *(folder / name for name in _FILES)) if path.is_file()]
+    if not resumed:
+        # A table of more steps than the next run takes would be taken for that one's last.
+        left += fairness_files(folder)
     journals = [] if resumed else [path.relative_to(folder).as_posix() for path in journal_files(folder)]
     if not left and not journals:
         return None
@@ -65,6 +70,6 @@ def put_aside(folder: Path, *, resumed: bool = False) -> Path | None:
         write_text(aside / JOURNALS_FILE, json.dumps(journals, indent=1) + "\n")
     for path in left:
         target = aside / path.relative_to(folder)
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
     return aside

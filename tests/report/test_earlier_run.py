@@ -31,12 +31,12 @@ def test_nothing_of_the_earlier_run_is_taken_for_the_next(used):
     before = {path.relative_to(used).as_posix() for path in used.rglob("*") if path.is_file()}
     aside = put_aside(used)
     stays = {"config.yaml", "environment.json", "metrics/metrics.csv", "metrics/privacy_ledger/a1.jsonl"}
-    stays |= {name for name in before if name.startswith("metrics/fairness/")}
+    assert any(name.startswith("metrics/fairness/") for name in before)
     after = {path.relative_to(used).as_posix() for path in used.rglob("*") if path.is_file()}
     assert after - {"earlier_0/journals.json"} == stays | {f"earlier_0/{name}" for name in before - stays}
     assert aside == used / "earlier_0"
     record = RunRecord.read(used)
-    assert (record.ledger, record.summary, dict(record.audits)) == (None, None, {})
+    assert (record.ledger, record.summary, dict(record.audits), record.fairness) == (None, None, {}, ())
     assert report_data(record)["guarantee"]["status"] == "unknown"
 
 
@@ -51,6 +51,12 @@ def test_p26_the_next_run_is_charged_for_its_own_journal_alone(used):
 def test_p26_a_run_that_is_resumed_keeps_its_journal(used):
     put_aside(used, resumed=True)
     assert [path.name for path in journal_files(used)] == ["a1.jsonl"]
+
+
+def test_a_run_that_is_resumed_keeps_its_fairness_tables(used):
+    before = RunRecord.read(used).fairness
+    put_aside(used, resumed=True)
+    assert RunRecord.read(used).fairness == before != ()
 
 
 def test_each_run_has_a_place_of_its_own(used):
