@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_privacy._lightning import (
     GradientAccumulationScheduler,
+    LightningDataModule,
     LightningModule,
     pl,
 )
@@ -20,6 +21,7 @@ from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._precision_support import check_precision
 from lightning_privacy.callbacks._strategy_support import check_strategy
 from lightning_privacy.callbacks._trainer import is_compiled, uses_dataloader_iter
+from lightning_privacy.data.nested import nested
 from lightning_privacy.data.persona.persons import check_persons
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients.inspection import refuse_optimizer
@@ -86,8 +88,9 @@ def check_data_ledger(source: Any, ledger: PrivacyLedger, *, clients: bool = Fal
     """Refuse a DataModule that learns from its records outside of the ledger of training, or is not for its unit.
 
     It says by ``learns_from_records`` that it does, and has the ledger it charges as ``ledger``; so do its data sets,
-    whose loaders may be given to a fit without it. By ``max_records_per_person`` it says how many records a person may
-    have in it, None where nobody knows; where that is not 1, the ledger gets a caveat.
+    whose loaders may be given to a fit without it, and which may stand behind others. By ``max_records_per_person`` it
+    says how many records a person may have in it, None where nobody knows; where that is not 1, the ledger gets a
+    caveat.
 
     Args:
         source: A DataModule or a data set; None for none.
@@ -98,15 +101,16 @@ def check_data_ledger(source: Any, ledger: PrivacyLedger, *, clients: bool = Fal
         UnsupportedError: What it learned is in no ledger, or in another one.
         PrivacyViolation: The ledger protects people, and a person may have several records.
     """
-    if not clients and hasattr(source, "max_records_per_person"):
-        check_persons(ledger, source.max_records_per_person)
-    if not getattr(source, "learns_from_records", False):
-        return
-    theirs = getattr(source, "ledger", None)
-    if theirs is not ledger:
+    # A DataModule says it itself; what its attributes hold before it is set up is its own affair.
+    for each in [source] if isinstance(source, LightningDataModule) else nested(source):
+        if not clients and hasattr(each, "max_records_per_person"):
+            check_persons(ledger, each.max_records_per_person)
+        theirs = getattr(each, "ledger", None)
+        if not getattr(each, "learns_from_records", False) or theirs is ledger:
+            continue
         where = "no ledger" if theirs is None else "another ledger than training"
         raise UnsupportedError(
-            f"{type(source).__name__} learns from the records it prepares, and charges {where}: the epsilon of the "
+            f"{type(each).__name__} learns from the records it prepares, and charges {where}: the epsilon of the "
             "run would leave that out. Give it the ledger of training before fit: datamodule.ledger = privacy.ledger, "
             "or one PrivacyLedger as ledger= to both"
         )

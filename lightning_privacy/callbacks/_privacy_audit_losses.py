@@ -39,7 +39,7 @@ def losses_of(
         batches: Examples of each, as the data set gives them; for the loss of an example, one.
 
     Returns:
-        Shape ``(len(batches),)``; finite.
+        Shape ``(len(batches),)``; finite, and 0 for a batch of no examples.
 
     Raises:
         UnsupportedError: ``training_step`` returns no loss.
@@ -55,6 +55,9 @@ def losses_of(
     losses = np.empty(len(batches))
     with untouched_generators(devices), torch.no_grad(), trainer.precision_plugin.train_step_context():
         for number, examples in enumerate(batches):
+            if not examples:
+                losses[number] = 0.0
+                continue
             batch = internals.move_batch(trainer, copied, loader.collate_fn(list(examples)))
             output = copied.training_step(*internals.step_arguments(trainer, batch, 0))
             loss = output.get("loss") if isinstance(output, Mapping) else output

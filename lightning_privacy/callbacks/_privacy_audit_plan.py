@@ -146,7 +146,8 @@ class PlantedClients:
     Args:
         canaries: By example of the training set.
         absent: Clients that are out.
-        holdings: Canaries that each client has, at most as many as ``most``, in the order of the coins.
+        holdings: Canaries that each client has, at most as many as ``most``, in the order of the coins; none for a
+            client that holds nothing.
         examples: How many examples were made into canaries.
         clients: How many clients there are.
     """
@@ -176,17 +177,20 @@ def plant_clients(
         parts: The examples of each client.
         most: Examples of a client over which its loss will be taken.
         private: Whether no client may have an influence on another: what a client holds is made into canaries by
-            itself, with a generator of its own.
+            itself, with a generator of its own, and who is chosen does not depend on who holds something.
 
     Raises:
-        ConfigurationError: More canaries than clients that hold something, or none can be made of these.
+        ConfigurationError: More canaries than clients, or than clients that hold something where that may be looked
+            at, or none can be made of these.
     """
     generator = plan.generator()
-    # An order of all, so that a client that comes to hold nothing moves no other but the next.
-    candidates = [int(client) for client in generator.permutation(len(parts)) if len(parts[client])]
+    # With privacy a client with nothing is chosen like any other, and its coin is wasted: were its place given to the
+    # next, that one would change because of it.
+    candidates = [int(client) for client in generator.permutation(len(parts)) if private or len(parts[client])]
     if plan.count > len(candidates):
+        which = "clients" if private else "clients that hold examples"
         raise ConfigurationError(
-            f"num_canaries must be at most the number of clients that hold examples, {len(candidates)}, as whole "
+            f"num_canaries must be at most the number of {which}, {len(candidates)}, as whole "
             f"clients are the canaries of a federated run, got {plan.count}"
         )
     chosen = candidates[: plan.count]
@@ -198,6 +202,7 @@ def plant_clients(
         made = [
             canary
             for client, part in zip(chosen, owned, strict=True)
+            if len(part)
             for canary in _made_of(list(islice(held, len(part))), maker, own[client])
         ]
     else:

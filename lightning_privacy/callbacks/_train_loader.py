@@ -22,7 +22,6 @@ from typing import Any
 
 from torch.utils.data import (
     BatchSampler,
-    ConcatDataset,
     DataLoader,
     DistributedSampler,
     IterableDataset,
@@ -33,12 +32,11 @@ from torch.utils.data import (
 )
 from typing_extensions import override
 
-from lightning_privacy.data.augmentation.batches import unproxied
+from lightning_privacy.data.nested import is_resampled
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.sampling.balanced import BalancedSampler
 from lightning_privacy.sampling.balanced_batches import BalancedBatchSampler
 from lightning_privacy.sampling.loader_options import loader_options
-from lightning_privacy.sampling.resample import ResampledDataset
 from lightning_privacy.sampling.resumable_loader import ResumableDataLoader
 
 __all__ = ["LoaderFacts", "WholeEpoch", "examine", "sampler_of", "undivided", "with_batch_sampler"]
@@ -194,16 +192,6 @@ def _check_dataset(loader: DataLoader[Any]) -> None:
                 f"the train loader {type(loader).__name__} overrides DataLoader.{method}: its own choice of "
                 "batches would be lost. Give a plain torch DataLoader."
             )
-
-
-def is_resampled(dataset: Any) -> bool:
-    """Whether a data set, or one behind it or in it, was resampled."""
-    dataset = unproxied(dataset)
-    if dataset is None or isinstance(dataset, ResampledDataset):
-        return dataset is not None
-    if isinstance(dataset, ConcatDataset):
-        return any(map(is_resampled, dataset.datasets))
-    return is_resampled(getattr(dataset, "dataset", None))
 
 
 def _check_sampling(loader: DataLoader[Any]) -> None:

@@ -33,12 +33,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 from typing_extensions import override
 
 from lightning_privacy._lightning import LightningModule, Trainer
 from lightning_privacy._validate import positive, positive_int
 from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.audit.slots import CanarySlots
 from lightning_privacy.callbacks import _trainer_loader as loading
 from lightning_privacy.callbacks._batch_groups import Groups, groups_of
 from lightning_privacy.callbacks._objective import ObjectiveCallback
@@ -203,6 +204,9 @@ class Reweighing(ObjectiveCallback):
             )
         # What an AugmentationDataModule put around them changes neither, and may make several views of an example.
         examples: Any = unproxied(dataset)
+        if isinstance(examples, CanarySlots):
+            # A canary that is out, or that is a gradient, has no example: what its slot gives is somebody else's.
+            examples = Subset(examples, examples.present().tolist())
         collate = loader.collate_fn.collate if isinstance(loader.collate_fn, KeyedCollate) else loader.collate_fn
         groups, labels = [], []
         for batch in DataLoader(examples, batch_size=_AT_ONCE, collate_fn=collate, num_workers=0):

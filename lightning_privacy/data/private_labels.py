@@ -39,16 +39,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import Dataset
 from typing_extensions import override
 
 from lightning_privacy.accounting import PrivacyLedger, RandomizedResponseRelease
-from lightning_privacy.data.augmentation.batches import unproxied
 from lightning_privacy.data.in_memory import GatheredBatch
+from lightning_privacy.data.nested import is_resampled
 from lightning_privacy.data.origins import repeated
 from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyViolation, UnsupportedError
 from lightning_privacy.mechanisms import ForwardCorrection, NoiseSource, randomized_response
-from lightning_privacy.sampling.resample import ResampledDataset
 
 __all__ = ["PrivateLabels"]
 
@@ -266,21 +265,12 @@ def _refuse_repeats(dataset: Dataset[Any], label: int | str) -> None:
         UnsupportedError: it is resampled, or an example comes twice, in whatever data sets are inside it.
     """
     again = repeated(dataset, label=label)
-    if again or _is_resampled(dataset):
+    if again or is_resampled(dataset):
         raise UnsupportedError(
             f"dataset is a {type(dataset).__name__} in which examples repeat, and each copy would be a further answer "
             f"about one label ({again} are there again): put PrivateLabels around the examples, and resample after "
             "that, by PrivateLabels.labels"
         )
-
-
-def _is_resampled(dataset: Any) -> bool:
-    """Whether a sampler chose examples, perhaps by their labels, somewhere inside."""
-    dataset = unproxied(dataset)
-    if isinstance(dataset, ConcatDataset):
-        return any(_is_resampled(part) for part in dataset.datasets)
-    inner = getattr(dataset, "dataset", None)
-    return isinstance(dataset, ResampledDataset) or (inner is not None and _is_resampled(inner))
 
 
 def _connected() -> bool:

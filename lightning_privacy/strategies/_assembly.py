@@ -15,6 +15,7 @@ from lightning_privacy.strategies._client_stores import ClientStores
 from lightning_privacy.strategies._client_trainer import ClientTrainer
 from lightning_privacy.strategies._clients import Clients
 from lightning_privacy.strategies._example_privacy import private_loop
+from lightning_privacy.strategies._federated_checks import check_prepared
 from lightning_privacy.strategies._federation import Federation
 from lightning_privacy.strategies._local_settings import LocalSettings
 from lightning_privacy.strategies._plan import Plan
@@ -60,7 +61,11 @@ def assemble(
         work: Of a client.
         settings: Of a client's steps.
         cohort_seed: Of the cohorts.
+
+    Raises:
+        UnsupportedError: The clients' data or the module would void a guarantee.
     """
+    check_prepared(getattr(clients.loader, "dataset", None), plan)
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     initial = None if scaler is None else scaler.state_dict()
     loop = LocalLoop(

@@ -10,7 +10,7 @@ from lightning_privacy.callbacks._epoch_batches import largest_microbatch
 from lightning_privacy.callbacks._probing import probe_training_step
 from lightning_privacy.callbacks._processes import processes_of
 from lightning_privacy.callbacks._step_journal import journal_path
-from lightning_privacy.callbacks._train_loader import is_resampled
+from lightning_privacy.data.nested import is_resampled
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.federated.example_privacy import ExamplePrivacy
 from lightning_privacy.federated.local import LocalLoop

@@ -7,16 +7,17 @@ from typing import Any
 
 from torch.optim import LBFGS, Optimizer
 
-from lightning_privacy._lightning import LightningModule
+from lightning_privacy._lightning import LightningDataModule, LightningModule
 from lightning_privacy.callbacks._preconditions import check_augmentation, check_data_ledger
 from lightning_privacy.callbacks._trainer import starts_copies, synchronises_batch_norm
 from lightning_privacy.callbacks.group_dro import GroupDRO
 from lightning_privacy.callbacks.reweighing import Reweighing
+from lightning_privacy.data.nested import nested
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.gradients.inspection import refuse_optimizer
 from lightning_privacy.strategies._plan import Plan
 
-__all__ = ["check_fit", "check_launcher", "check_module", "check_optimizers", "check_private_fit"]
+__all__ = ["check_fit", "check_launcher", "check_module", "check_optimizers", "check_prepared", "check_private_fit"]
 
 _HOOKS_OF_A_STEP = ("optimizer_step", "backward")
 
@@ -104,13 +105,30 @@ def check_private_fit(trainer: Any, plan: Plan) -> None:
     if not plan.private:
         return
     check_augmentation(trainer)
+    check_prepared(getattr(trainer, "datamodule", None), plan)
+
+
+def check_prepared(source: Any, plan: Plan) -> None:
+    """Refuse data that were prepared at a cost that the guarantee for clients or for their examples does not have.
+
+    Args:
+        source: A DataModule, or the data set of a loader, with all that stands behind it; None for none.
+        plan: How rounds go.
+
+    Raises:
+        UnsupportedError: Naming the cause and the way out.
+    """
     if plan.privacy is not None:
-        check_data_ledger(getattr(trainer, "datamodule", None), plan.privacy.ledger, clients=True)
-    elif getattr(getattr(trainer, "datamodule", None), "learns_from_records", False):
-        raise UnsupportedError(
-            f"{type(trainer.datamodule).__name__} learns from the records it prepares, and with example_privacy every "
-            "client has a ledger of its own, none of which has that: prepare the data before, with public statistics"
-        )
+        check_data_ledger(source, plan.privacy.ledger, clients=True)
+    elif plan.private:
+        sources = [source] if isinstance(source, LightningDataModule) else nested(source)
+        learning = next((each for each in sources if getattr(each, "learns_from_records", False)), None)
+        if learning is not None:
+            raise UnsupportedError(
+                f"{type(learning).__name__} learns from the records it prepares, and with example_privacy every "
+                "client has a ledger of its own, none of which has that: prepare the data before, with public "
+                "statistics"
+            )
 
 
 def check_optimizers(

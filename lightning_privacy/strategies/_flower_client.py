@@ -24,7 +24,7 @@ from lightning_privacy.federated.keyed import generator, kept_randomness, seed_c
 from lightning_privacy.federated.local import LocalLoop
 from lightning_privacy.federated.update import ClientUpdate
 from lightning_privacy.strategies._clients import SiloClients, _check_sampler
-from lightning_privacy.strategies._federated_checks import check_module
+from lightning_privacy.strategies._federated_checks import check_module, check_prepared
 from lightning_privacy.strategies._flower_module import (
     LogCollector,
     UntrainedStep,
@@ -116,7 +116,9 @@ class FlowerClient:
         self._settings = settings
         self._module = module
         self._datamodule = data if isinstance(data, LightningDataModule) else None
+        check_prepared(self._datamodule, settings.plan)
         self._loader, self._validation = _loaders(data)
+        check_prepared(getattr(self._loader, "dataset", None), settings.plan)
         device = options.place()
         with without_trainer(module):
             module.prepare_data()

@@ -84,6 +84,26 @@ def test_a_rare_client_changes_its_own_canaries_alone(maker, held):
         planted = plant_clients(plan, maker, people, parts, most=64, private=True)
         found.append(planted.canaries)
     one, other = ({index: found[k][index] for index in found[k] if index < 60 and index != RARE} for k in (0, 1))
-    common = sorted(set(one) & set(other))
-    assert len(set(one) ^ set(other)) <= 1  # a client with nothing gives its place to the next
-    assert not _differences([one[index] for index in common], [other[index] for index in common])
+    assert set(one) == set(other)
+    assert not _differences([one[index] for index in sorted(one)], [other[index] for index in sorted(one)])
+
+
+def test_a_client_that_holds_nothing_moves_no_coin_and_no_other_client():
+    maker, plan = MAKERS["mislabelled"], CanaryPlan(7, tuple(number % 2 == 0 for number in range(6)))
+    people = _people(maker, False) * 4
+    parts = [np.arange(10 * client, 10 * client + 10) for client in range(20)]
+    whole = plant_clients(plan, maker, people, parts, most=64, private=True)
+    chosen = {index // 10 for index in whole.canaries}
+    assert len(chosen) == 6
+    for gone in chosen:
+        left = plant_clients(
+            plan, maker, people, [part[: 0 if client == gone else 10] for client, part in enumerate(parts)], most=64,
+            private=True,
+        )  # fmt: skip
+        assert {index // 10 for index in left.canaries} == chosen - {gone}
+        assert left.absent == whole.absent
+        assert [len(held) for held in left.holdings].count(0) == 1
+        assert not _differences(
+            [whole.canaries[index] for index in sorted(left.canaries)],
+            list(map(left.canaries.get, sorted(left.canaries))),
+        )

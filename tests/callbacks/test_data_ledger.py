@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from lightning_privacy import DifferentialPrivacy, PrivacyLedger
 from lightning_privacy._lightning import LightningDataModule
@@ -74,12 +75,18 @@ def test_p26_a_caveat_of_this_process_outlives_the_restored_ledger(tiny: Any, tm
     assert "rows were compared without noise" in again.ledger.caveats
 
 
-def test_p33_a_loader_given_without_its_data_module_is_refused_too(tiny: Any) -> None:
+@pytest.mark.parametrize(
+    "behind", [lambda data: data, lambda data: Subset(data, range(16)), lambda data: ConcatDataset([data])]
+)
+def test_p33_a_loader_given_without_its_data_module_is_refused_too(tiny: Any, behind: Any) -> None:
     loader, privacy = tiny.loader(16), DifferentialPrivacy(delta=1e-3, epsilon=3.0)
-    loader.dataset.learns_from_records, loader.dataset.ledger = True, None
+    learning = loader.dataset
+    learning.learns_from_records, learning.ledger, learning.max_records_per_person = True, None, 3
+    loader = DataLoader(behind(learning), batch_size=4, collate_fn=loader.collate_fn)
     with pytest.raises(UnsupportedError, match="charges no ledger"):
         tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(tiny.Module(), loader)
     assert privacy.ledger.history == []
-    loader.dataset.ledger = privacy.ledger
+    learning.ledger = privacy.ledger
     tiny.trainer(max_epochs=1, callbacks=[privacy]).fit(tiny.Module(), loader)
     assert privacy.ledger.history
+    assert any("3" in caveat and "person" in caveat for caveat in privacy.ledger.caveats)

@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_privacy._lightning import LightningModule, Trainer
 from lightning_privacy.accounting import LaplaceRelease
-from lightning_privacy.callbacks import DifferentialPrivacy, GroupDRO, Reweighing
+from lightning_privacy.callbacks import DifferentialPrivacy, GroupDRO, PrivacyAudit, Reweighing
 from lightning_privacy.callbacks.adversarial_debiasing import AdversarialDebiasing
 from lightning_privacy.data.augmentation import AugmentationDataModule
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.fairness.group_dro import GroupDROLoss
 from lightning_privacy.fairness.reweighing import cell_counts, reweighing_weights
+from lightning_privacy.mechanisms import private_histogram
 
 N, BATCH, RATE = 24, 6, 0.1
 
@@ -220,6 +221,23 @@ def test_a_private_fit_pays_for_the_counts_first_and_trains_under_the_weights() 
     assert resumed.weights == reweighing.weights
     fit(Net(), resumed, again, epochs=1)
     assert [release for release, *_ in again.ledger.history if isinstance(release, LaplaceRelease)] == []
+
+
+@pytest.mark.parametrize(("canaries", "count"), [("gradients", 8), ("mislabelled", 6)])
+def test_p16_canaries_of_an_audit_count_nobody_twice(canaries: str, count: int, monkeypatch: Any) -> None:
+    """Of the examples that take part each is counted once; a canary that is none borrows no one else's."""
+    counted: list[torch.Tensor] = []
+
+    def spy(values: torch.Tensor, **options: Any) -> Any:
+        counted.append(values)
+        return private_histogram(values, **options)
+
+    monkeypatch.setattr("lightning_privacy.callbacks.reweighing.private_histogram", spy)
+    reweighing = Reweighing(groups=2, num_groups=3, counts_epsilon=0.5)
+    audit = PrivacyAudit(num_canaries=count, canaries=canaries, num_classes=2, show=False, write=False)
+    fit(Net(), reweighing, DifferentialPrivacy(noise_multiplier=2.0, delta=1e-3), audit, epochs=1)
+    (values,) = counted
+    assert len(values) == N if canaries == "gradients" else N - count <= len(values) <= N
 
 
 def test_p16_the_weights_enter_before_clipping() -> None:

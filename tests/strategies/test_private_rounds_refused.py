@@ -11,6 +11,8 @@ from lightning_privacy import ClientPrivacy, ExamplePrivacy, FederatedStrategy, 
 from lightning_privacy._lightning import LightningDataModule
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.sampling import resample
+from lightning_privacy.strategies._flower_client import ClientOptions, FlowerClient
+from lightning_privacy.strategies._flower_settings import FlowerSettings
 
 PRIVACY: dict[str, Any] = {
     "client_privacy": lambda: ClientPrivacy(delta=1e-5, noise_multiplier=1.0, max_delta_norm=1.0),
@@ -45,6 +47,34 @@ def test_p33_a_data_module_that_learns_without_the_ledger_is_refused(tools: Any,
 
     with pytest.raises(UnsupportedError, match="Learning learns from the records"):
         tools.trainer(strategy=strategy(name), max_epochs=1).fit(tools.Regression(), datamodule=Learning())
+
+
+@pytest.mark.parametrize("name", sorted(PRIVACY))
+@pytest.mark.parametrize("partition", [IIDPartition(4), None], ids=["shared out", "one silo"])
+def test_p33_a_loader_of_data_that_were_learned_from_is_refused(tools: Any, name: str, partition: Any) -> None:
+    data = tools.data()
+    data.learns_from_records, data.ledger = True, None
+    loader = torch.utils.data.DataLoader(torch.utils.data.Subset(data, range(len(data))), batch_size=4)
+    plan = FederatedStrategy(partition=partition, cohort_size=None, **{name: PRIVACY[name]()})
+    with pytest.raises(UnsupportedError, match="learns from the records"):
+        tools.trainer(strategy=plan, max_epochs=1).fit(tools.Regression(), loader)
+    tools.trainer(strategy=strategy(None), max_epochs=1).fit(tools.Regression(), loader)
+
+
+@pytest.mark.parametrize("name", ["client_privacy"])
+def test_p33_a_silo_of_a_federation_on_the_network_is_looked_at_too(tools: Any, name: str) -> None:
+    class Learning(LightningDataModule):
+        learns_from_records = True
+
+        def train_dataloader(self) -> Any:
+            return loader_of(tools)
+
+    settings = FlowerSettings.of(strategy(name))
+    data = tools.data()
+    data.learns_from_records, data.ledger = True, None
+    for given in (Learning(), torch.utils.data.DataLoader(data, batch_size=4)):
+        with pytest.raises(UnsupportedError, match="learns from the records"):
+            FlowerClient(tools.Regression(), given, settings, ClientOptions(device="cpu"))
 
 
 def test_p17_a_resampled_data_set_is_refused(tools: Any) -> None:

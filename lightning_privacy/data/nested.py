@@ -1,0 +1,51 @@
+"""Data sets inside of data sets, as far as one can look into them.
+
+Example:
+    >>> from torch.utils.data import ConcatDataset, Subset
+    >>> people, places = ["Ada", "Alan"], ["London"]
+    >>> both = Subset(ConcatDataset([people, places]), [0, 2])
+    >>> [type(each).__name__ for each in nested(both)]
+    ['Subset', 'ConcatDataset', 'list', 'list']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lightning_privacy.data.augmentation.batches import unproxied
+from lightning_privacy.sampling import ResampledDataset
+
+__all__ = ["is_resampled", "nested"]
+
+
+def nested(dataset: Any) -> Iterator[Any]:
+    """A data set, and all that stand behind it or in it, each once, outermost first.
+
+    What is inside is found by the names that torch gives it: ``dataset``, as ``Subset`` has it, and ``datasets``, as
+    ``ConcatDataset`` and ``StackDataset`` have it.
+
+    Args:
+        dataset: A data set, or None.
+    """
+    waiting, seen = [dataset], set[int]()
+    while waiting:
+        current = unproxied(waiting.pop(0))
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        several = getattr(current, "datasets", None)
+        if isinstance(several, Mapping):
+            several = list(several.values())
+        waiting += [getattr(current, "dataset", None), *(several if isinstance(several, list | tuple) else ())]
+
+
+def is_resampled(dataset: Any) -> bool:
+    """Whether a sampler chose examples, perhaps by their labels, somewhere inside, so that one may come twice.
+
+    Example:
+        >>> is_resampled(["Ada", "Alan"])
+        False
+    """
+    return any(isinstance(each, ResampledDataset) for each in nested(dataset))
