@@ -16,8 +16,9 @@ def main() -> None:
         max_epochs=20,
         log_every_n_steps=1,
     )
-    trainer.fit(DigitsNet(), datamodule=data)
-    trainer.test(datamodule=data)
+    model = DigitsNet()
+    trainer.fit(model, datamodule=data)
+    trainer.test(model, datamodule=data)
 
 
 if __name__ == "__main__":

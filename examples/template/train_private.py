@@ -19,8 +19,9 @@ def main() -> None:
         log_every_n_steps=1,
         callbacks=[DifferentialPrivacy(epsilon=3.0, delta=1e-5)],
     )
-    trainer.fit(DigitsNet(), datamodule=data)
-    trainer.test(datamodule=data)
+    model = DigitsNet()
+    trainer.fit(model, datamodule=data)
+    trainer.test(model, datamodule=data)
 
 
 if __name__ == "__main__":

@@ -125,5 +125,5 @@ class LedgerTable:
         kinds = sorted({release.label for release, _ in self.groups if release.kind in _ZERO_OUT_ONLY})
         return (
             f"If one {self.unit} is replaced by any other {self.unit}: not stated, because "
-            f"{', '.join(kinds) or 'a release'} does not compose under that relation."
+            f"{', '.join(kinds) or 'a release'} {'do' if len(kinds) > 1 else 'does'} not compose under that relation."
         )

@@ -93,7 +93,8 @@ def _key(example: Any, given: int | str | None, names: tuple[str, ...], place: i
             return name
     raise ConfigurationError(
         f"an example of type {_kind(example)} has nothing at the usual places ({', '.join(names)}, or place {place} of "
-        f"a tuple): give a CanaryMaker that is told where, with {argument}=..."
+        f"a tuple): give a maker of canaries that is told where, such as canaries=MislabelledCanaries(num_classes=..., "
+        f"{argument}=...) of lightning_privacy.audit"
     )
 
 

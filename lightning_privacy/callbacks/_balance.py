@@ -41,7 +41,7 @@ __all__ = [
     "wanted_balance",
 ]
 
-MOST_SHOWN = 8
+MOST_SHOWN = 20
 """Classes that a message names at most."""
 
 _PUBLIC = "DifferentialPrivacy(balance=PrivateBalance(public_counts=True))"

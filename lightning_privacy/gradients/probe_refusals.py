@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _FOUND = "the independence probe replaced one example of a small batch, and the gradients of the others changed: "
-_WHY = " Then clipping does not bound what one example does, and epsilon is not what is reported."
+_WHY = " As it is, clipping does not bound what one example does, and epsilon is not what is reported."
 
 
 def _layer(modules: Mapping[str, nn.Module], name: str) -> str:

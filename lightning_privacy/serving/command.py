@@ -15,6 +15,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import logging
 import socket
@@ -152,7 +153,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         print(predictor.guarantee(), flush=True)  # noqa: T201 - the command's own output
         print(f"Listening on {said} (a page to try it by hand is there; Ctrl+C ends it)", flush=True)  # noqa: T201
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-        uvicorn.Server(config).run(sockets=[listener])
+        # The server has ended its answers by then, and passes the interrupt on.
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
     return 0
 
 

@@ -174,7 +174,9 @@ class Manifest:
         key_id = seal.text_or_none("key_id")
         if key is None and key_id is not None:
             raise ExportError(
-                f"{_PLACE}: it is authenticated with the key {key_id!r}, without which it can't be checked"
+                f"{_PLACE}: it is authenticated with the key {key_id!r}, without which it can't be checked; give the "
+                "key that it was exported with (load_exported(key=...), serve --verify-key FILE; of a run of the "
+                "command it is the file keys/lightning-privacy.key)"
             )
         try:
             expected = _seal({name: each for name, each in values.items() if name != "seal"}, key, key_id)
