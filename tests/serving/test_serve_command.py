@@ -18,14 +18,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+import torch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lightning_privacy.security import Key
-from lightning_privacy.serving import ApiKeys, PredictorLedger, serve_command
+from lightning_privacy.serving import ApiKeys, PredictorLedger, export, serve_command
 
-_COMMAND = "import sys; from lightning_privacy.serving import serve_command; sys.exit(serve_command(sys.argv[1:]))"
+# Interrupts are ignored by what a shell starts in the background, and by what that starts.
+_COMMAND = (
+    "import signal, sys; from lightning_privacy.serving import serve_command; "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(serve_command(sys.argv[1:]))"
+)
 _BODY = json.dumps({"inputs": [[0.1, 0.2, 0.3, 0.4]]})
 
 
@@ -168,6 +173,21 @@ def test_a_budget_is_exact_under_50_clients_and_holds_after_a_kill(public_export
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) in (0, -signal.SIGTERM)
     assert ledger.answers("killed") == 30
+
+
+def test_a_sealed_export_is_served_with_its_key_until_an_interrupt(small_network, tmp_path, capsys):
+    key = Key.generate()
+    key.save(tmp_path / "sealed.key")
+    export(small_network, tmp_path / "model", example_input=torch.zeros(1, 4), formats=["torch"], key=key)
+    assert serve_command([str(tmp_path / "model"), "--no-auth"]) == 1
+    assert "--verify-key" in capsys.readouterr().err
+    arguments = [tmp_path / "model", "--no-auth", "--verify-key", tmp_path / "sealed.key"]
+    with _serving(*arguments) as (process, port):
+        with _Client(port, "none") as client:
+            assert client.ask() == (200, 1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert "Traceback" not in process.stderr.read()
 
 
 def test_a_key_is_made_for_a_client(tmp_path, capsys):
