@@ -53,6 +53,7 @@ from lightning_privacy.callbacks._example_losses import LossOf, example_columns,
 from lightning_privacy.callbacks._reference_models import drawn_anew, losses_of_models
 from lightning_privacy.callbacks._reference_recipe import Recipe
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_privacy.callbacks.privacy_audit import PrivacyAudit
 from lightning_privacy.callbacks.run_privacy import privacy_of
 from lightning_privacy.data.augmentation import AugmentationDataModule
 from lightning_privacy.errors import ConfigurationError, LightningPrivacyError, UnsupportedError
@@ -103,8 +104,8 @@ class MembershipInference(Callback):
     Raises:
         ConfigurationError: An argument is out of range; at the start of ``fit``, there are no held-out examples, or the
             loss of a single one can't be had.
-        UnsupportedError: At the start of ``fit``: there are several processes, or the data module changes batches on
-            their way to the module, as ``AugmentationDataModule`` does.
+        UnsupportedError: At the start of ``fit``: there are several processes, a ``PrivacyAudit`` beside it, or the data
+            module changes batches on their way to the module, as ``AugmentationDataModule`` does.
 
     Example:
         >>> MembershipInference(reference_models=8, parts={"class": 1}).report is None
@@ -163,6 +164,11 @@ class MembershipInference(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if any(isinstance(callback, PrivacyAudit) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise UnsupportedError(
+                "MembershipInference would take the canaries of PrivacyAudit for examples that were trained on, also "
+                "those that were left out, and find less than there is: attack a run without canaries"
+            )
         # Now and not at the end, where a run that has cost something would fail for want of them.
         loader = _train_loader(trainer)
         _check_data_hooks(getattr(trainer, "datamodule", None))

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from lightning_privacy._lightning import LightningDataModule, LightningModule, Trainer
 from lightning_privacy.audit import AuditResult
-from lightning_privacy.callbacks import DifferentialPrivacy
+from lightning_privacy.callbacks import DifferentialPrivacy, PrivacyAudit
 from lightning_privacy.callbacks._example_losses import example_columns, example_losses
 from lightning_privacy.callbacks._reference_models import losses_of_models
 from lightning_privacy.callbacks.membership_inference import MembershipInference
@@ -388,6 +388,15 @@ def test_what_the_reference_models_cost_is_said_before_training(digits, caplog, 
     messages = " ".join(record.getMessage() for record in caplog.records if "Membership" in record.getMessage())
     assert bool(messages) is bool(said)
     assert all(part in messages for part in said)
+
+
+@pytest.mark.parametrize("audit_first", [True, False])
+def test_a_run_with_canaries_is_not_attacked(digits, audit_first):
+    train, holdout = digits
+    pair = [PrivacyAudit(num_canaries=10, num_classes=10, write=False), MembershipInference(holdout=holdout)]
+    trainer = Trainer(max_epochs=1, callbacks=pair if audit_first else pair[::-1], **QUIET)
+    with pytest.raises(UnsupportedError, match="canaries of PrivacyAudit"):
+        trainer.fit(_module(), DataLoader(train, batch_size=BATCH, collate_fn=collate))
 
 
 def test_a_run_that_fails_is_not_attacked(digits):
