@@ -104,8 +104,8 @@ class MembershipInference(Callback):
     Raises:
         ConfigurationError: An argument is out of range; at the start of ``fit``, there are no held-out examples, or the
             loss of a single one can't be had.
-        UnsupportedError: At the start of ``fit``: there are several processes, a ``PrivacyAudit`` beside it, or the data
-            module changes batches on their way to the module, as ``AugmentationDataModule`` does.
+        UnsupportedError: At the start of ``fit``: there are several processes, a ``PrivacyAudit`` beside it, or the
+            data module changes batches on their way to the module, as ``AugmentationDataModule`` does.
 
     Example:
         >>> MembershipInference(reference_models=8, parts={"class": 1}).report is None
