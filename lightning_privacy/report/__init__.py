@@ -9,6 +9,7 @@ Example:
 from __future__ import annotations
 
 from lightning_privacy.report.federated_picture import federated_report
+from lightning_privacy.report.ledger_file import write_ledger
 from lightning_privacy.report.log_report import log_report
 from lightning_privacy.report.make_report import MadeReport, make_report, report_schema
 from lightning_privacy.report.model_card import ModelCard
@@ -27,4 +28,5 @@ __all__ = [
     "make_report",
     "partition_picture",
     "report_schema",
+    "write_ledger",
 ]
