@@ -3,18 +3,20 @@
 Example:
     >>> costs = [CellCost("ill", 0.5, 3.0), CellCost("healthy", 0.005, 0.12)]
     >>> costs_text(costs, epsilon=3.0).split(". ")[0]
-    "epsilon as charged 3 (rate 0.5); 'ill' alone 3 (rate 0.5), 'healthy' alone 0.12 (rate 0.005)"
+    "epsilon as charged 3.000 (rate 0.5); 'ill' alone 3.000 (rate 0.5), 'healthy' alone 0.120 (rate 0.005)"
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.accounting.pld import FINE_INTERVAL, exact_epsilon
 from lightning_privacy.callbacks._balance import MOST_SHOWN, some
 from lightning_privacy.callbacks._run_state import RunSettings
@@ -166,13 +168,14 @@ def cell_costs(settings: RunSettings, ledger: PrivacyLedger, policy: ClippingPol
     return [CellCost(name, rate, known[rate]) for rate, name in rated]
 
 
-def costs_text(costs: Sequence[CellCost], *, epsilon: float) -> str:
+def costs_text(costs: Sequence[CellCost], *, epsilon: float, budget: float | None = None) -> str:
     """The costs of the classes in a few words, and what they mean.
 
     Args:
         costs: As :func:`cell_costs` gives them.
         epsilon: As charged.
+        budget: What it was not to pass; None without.
     """
-    highest = max(cost.rate for cost in costs)
-    each = ", ".join(f"{cost.name!r} alone {cost.epsilon:.3g} (rate {cost.rate:.4g})" for cost in costs)
-    return f"epsilon as charged {epsilon:.4g} (rate {highest:.4g}); {each}. {MEANING}"
+    highest, shown = max(cost.rate for cost in costs), partial(epsilon_text, budget=budget)
+    each = ", ".join(f"{cost.name!r} alone {shown(cost.epsilon)} (rate {cost.rate:.4g})" for cost in costs)
+    return f"epsilon as charged {shown(epsilon)} (rate {highest:.4g}); {each}. {MEANING}"

@@ -47,6 +47,7 @@ from lightning_privacy._lightning import (
     rank_zero_info,
 )
 from lightning_privacy.accounting import PrivacyLedger, Release
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks import _trainer_loader as loading
 from lightning_privacy.callbacks._agreement import agree
@@ -413,14 +414,16 @@ class DifferentialPrivacy(Callback):
         if finished and settings is not None:
             release = self._target.clipping.release(settings.noise_multiplier, settings.sample_rate)
             steps = self._ledger.count(release)
+            epsilon = epsilon_text(self._ledger.epsilon(exact=True), budget=self._ledger.budget)
             rank_zero_info(
-                f"Trained with (epsilon={self._ledger.epsilon(exact=True):.4g}, delta={self._target.delta:g}) "
+                f"Trained with (epsilon={epsilon}, delta={self._target.delta:g}) "
                 f"differential privacy per {self._ledger.unit}: {steps} steps, noise multiplier "
                 f"{settings.noise_multiplier:.4g}, sample rate {settings.sample_rate:.4g}"
                 + "".join(f"; {caveat}" for caveat in self._ledger.caveats)
             )
             if trainer.is_global_zero and (costs := self.cell_costs()):
-                rank_zero_info(f"Balance by sampling: {costs_text(costs, epsilon=self._ledger.epsilon(exact=True))}")
+                spent, budget = self._ledger.epsilon(exact=True), self._ledger.budget
+                rank_zero_info(f"Balance by sampling: {costs_text(costs, epsilon=spent, budget=budget)}")
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_privacy.accounting import PrivacyLedger, SampledGaussian, TruncatedSampledGaussian
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.callbacks._balance_cost import CellCost, costs_text
 
 __all__ = ["Guarantee", "Outcome", "RunSummary"]
@@ -68,6 +69,7 @@ class Guarantee:
         caveats: What the guarantee does not cover.
         table: The ledger's own account of every release.
         classes: What the run costs examples of single classes, where batches were balanced by sampling.
+        budget: What ``epsilon`` was not to pass; ``None`` without.
     """
 
     epsilon: float
@@ -79,6 +81,7 @@ class Guarantee:
     caveats: tuple[str, ...]
     table: str
     classes: tuple[CellCost, ...] = ()
+    budget: float | None = None
 
     @classmethod
     def of(cls, ledger: PrivacyLedger, classes: Sequence[CellCost] = ()) -> Guarantee:
@@ -101,6 +104,7 @@ class Guarantee:
             caveats=ledger.caveats,
             table=ledger.summary(),
             classes=tuple(classes),
+            budget=ledger.budget,
         )
 
 
@@ -156,7 +160,9 @@ class RunSummary:
             *self.guarantee.caveats,
         ]
         if self.guarantee.classes:
-            notes.append(f"Balance by sampling: {costs_text(self.guarantee.classes, epsilon=self.guarantee.epsilon)}")
+            epsilon, budget = self.guarantee.epsilon, self.guarantee.budget
+            told = costs_text(self.guarantee.classes, epsilon=epsilon, budget=budget)
+            notes.append(f"Balance by sampling: {told}")
         if self.without_privacy is not None:
             notes.append("The network trained without privacy is for comparison only and was not saved.")
         return notes
@@ -192,7 +198,7 @@ class RunSummary:
 def _notes_on_data(releases: Guarantee | None) -> list[str]:
     if releases is None:
         return []
-    cost = f"epsilon {releases.epsilon:.3f} at delta {releases.delta:g}"
+    cost = f"epsilon {epsilon_text(releases.epsilon, budget=releases.budget)} at delta {releases.delta:g}"
     told = (
         f"What was released while its data were prepared costs {cost}; the training that followed is not covered by it."
     )
@@ -202,7 +208,7 @@ def _notes_on_data(releases: Guarantee | None) -> list[str]:
 def _guarantee_rows(guarantee: Guarantee) -> dict[str, str]:
     noise, rate = guarantee.noise_multiplier, guarantee.sample_rate
     return {
-        "epsilon": f"{guarantee.epsilon:.3f}",
+        "epsilon": epsilon_text(guarantee.epsilon, budget=guarantee.budget),
         "delta": f"{guarantee.delta:g}",
         "noise multiplier": _ABSENT if noise is None else f"{noise:.4g}",
         "sample rate": _ABSENT if rate is None else f"{rate:.4g}",

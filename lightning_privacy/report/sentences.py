@@ -14,6 +14,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.accounting.void import voids
 
 __all__ = ["Promise", "contradicts", "epsilon_text", "pitfall_of", "voids"]
@@ -164,18 +165,6 @@ class Promise:
         elif unit == "client":
             found.insert(1, "What a server that adds up the clients' updates sees before the noise is in.")
         return found
-
-
-def epsilon_text(value: float) -> str:
-    """An epsilon with three digits after the point, or three in all where it is small; never rounded down."""
-    if not math.isfinite(value):
-        return "infinite"
-    if value == 0:
-        return "0"
-    digits = 3 if value >= 0.01 else 2 - math.floor(math.log10(value))
-    scale = 10.0**digits
-    # What is a hair above a round figure because of binary fractions is not another digit.
-    return f"{math.ceil(value * scale - 1e-6) / scale:.{digits}f}"
 
 
 def pitfall_of(caveat: str) -> str | None:

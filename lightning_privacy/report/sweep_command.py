@@ -25,6 +25,7 @@ from rich.table import Table
 
 from lightning_privacy._text_file import write_text
 from lightning_privacy._validate import within_open_unit
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.errors import LightningPrivacyError
 from lightning_privacy.report.sweep_data import LABELS, sweep_data
 from lightning_privacy.report.sweep_page import sweep_page
@@ -106,7 +107,7 @@ def sweep_lines(data: Mapping[str, Any]) -> list[str]:
     at = "" if privacy["delta"] is None else f" at delta {privacy['delta']:g}"
     lines = [f"Epsilon of the sweep as a whole: {privacy['figure']}{at}"]
     if privacy["private_runs_epsilon"] is not None:
-        lines.append(f"Epsilon of its private runs together: {privacy['private_runs_epsilon']:.3f}{at}")
+        lines.append(f"Epsilon of its private runs together: {epsilon_text(privacy['private_runs_epsilon'])}{at}")
     lines += [f"* {sentence}" for sentence in privacy["sentences"]]
     if lost:
         runs = ", ".join(f"{entry['run']} ({entry['status']})" for entry in lost)
@@ -130,4 +131,4 @@ def _write(data: Mapping[str, Any], folder: Path) -> Path:
 def _value(name: str, value: float | None) -> str:
     if value is None:
         return "not private" if name == "epsilon" else "-"
-    return f"{value:.3f}" if name == "epsilon" else f"{value:.1%}"
+    return epsilon_text(value) if name == "epsilon" else f"{value:.1%}"

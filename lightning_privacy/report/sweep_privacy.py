@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.accounting.sweep import SWEEP_CAVEAT, sweep_epsilon
 from lightning_privacy.accounting.void import is_void
 from lightning_privacy.errors import UnsupportedError
@@ -53,8 +54,9 @@ class SweepPrivacy:
     def figure(self) -> str:
         """Epsilon in words for a headline."""
         if self.known:
-            return "not private" if math.isinf(self.epsilon) else f"{self.epsilon:.3f}"
-        return "unknown" if self.epsilon == 0 or math.isinf(self.epsilon) else f"unknown, at least {self.epsilon:.3f}"
+            return "not private" if math.isinf(self.epsilon) else epsilon_text(self.epsilon)
+        nothing = self.epsilon == 0 or math.isinf(self.epsilon)
+        return "unknown" if nothing else f"unknown, at least {epsilon_text(self.epsilon)}"
 
 
 def sweep_privacy(

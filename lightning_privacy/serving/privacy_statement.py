@@ -8,11 +8,11 @@ Example:
     >>> ledger = PrivacyLedger(delta=1e-5, unit="person")
     >>> ledger.charge(GaussianRelease(noise_multiplier=2.0), label="one step")
     >>> print(PrivacyStatement.of(ledger).text)
-    Private for each person: epsilon 1.99 at delta 1e-05 (one record is replaced by a null record).
+    Private for each person: epsilon 1.994 at delta 1e-05 (one record is replaced by a null record).
     >>> ledger = PrivacyLedger(delta=1e-5)
     >>> ledger.charge(LaplaceRelease(epsilon=0.5), label="a mean")
     >>> print(PrivacyStatement.of(ledger).text)
-    Not private: trained without differential privacy. Caveat: Only what was learned ... costs epsilon 0.5 ...
+    Not private: trained without differential privacy. Caveat: Only what was learned ... costs epsilon 0.500 ...
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from lightning_privacy.accounting import (
     Release,
     SelectionRelease,
 )
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.accounting.void import voids
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.serving._fields import Fields
@@ -95,7 +96,8 @@ class PrivacyStatement:
         data_only = all(_is_of_data(release, label) for release, _, label in ledger.history)
         private = math.isfinite(epsilon) and not data_only and not any(map(voids, (*ledger.caveats, *caveats)))
         if data_only:
-            told = f"{_DATA_ONLY}, and costs epsilon {epsilon:.3g} at delta {ledger.delta:g}; the training is not."
+            cost = epsilon_text(epsilon, budget=ledger.budget)
+            told = f"{_DATA_ONLY}, and costs epsilon {cost} at delta {ledger.delta:g}; the training is not."
             caveats = (told, *caveats)
         replace_one = ledger.replace_one_epsilon() if private else None
         return cls(
@@ -146,9 +148,9 @@ class PrivacyStatement:
     @property
     def text(self) -> str:
         """One paragraph for a person."""
-        if self.private:
+        if self.private and self.epsilon is not None:
             said = (
-                f"Private for each {self.unit}: epsilon {self.epsilon:.3g} at delta {self.delta:g} "
+                f"Private for each {self.unit}: epsilon {epsilon_text(self.epsilon)} at delta {self.delta:g} "
                 "(one record is replaced by a null record)."
             )
         elif self.delta is not None and not any(each.startswith(_DATA_ONLY) for each in self.caveats):

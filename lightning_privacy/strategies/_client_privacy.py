@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lightning_privacy._lightning import Trainer, rank_zero_info, rank_zero_warn
+from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.accounting.sweep import note_sweep
 from lightning_privacy.callbacks._monitored_metrics import monitors
 from lightning_privacy.callbacks._step_journal import journal_path
@@ -144,7 +146,7 @@ def stop_when_spent(privacy: ClientPrivacy, trainer: Trainer) -> None:
     if trainer.global_step + 1 < trainer.estimated_stepping_batches:
         rank_zero_info(
             f"client_privacy: the next round would exceed epsilon={privacy.ledger.budget:g}; training stops at "
-            f"{privacy.ledger.epsilon():.4g}"
+            f"{_spent(privacy.ledger)}"
         )
     trainer.should_stop = True
 
@@ -154,6 +156,10 @@ def tell_guarantee(privacy: ClientPrivacy) -> None:
     ledger = privacy.ledger
     if ledger.history:
         rank_zero_info(
-            f"Trained with (epsilon={ledger.epsilon():.4g}, delta={ledger.delta:g}) differential privacy per client: "
+            f"Trained with (epsilon={_spent(ledger)}, delta={ledger.delta:g}) differential privacy per client: "
             f"noise multiplier {privacy.noise_multiplier:.4g}; client_privacy.summary() has the details"
         )
+
+
+def _spent(ledger: PrivacyLedger) -> str:
+    return epsilon_text(ledger.epsilon(exact=True), budget=ledger.budget)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_privacy._lightning import LightningModule, Trainer, rank_zero_info
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.accounting.sweep import SWEEP_CAVEAT, running_sweep
 from lightning_privacy.callbacks._epoch_batches import largest_microbatch
 from lightning_privacy.callbacks._probing import probe_training_step
@@ -115,7 +116,8 @@ def stop_when_all_spent(privacy: ExamplePrivacy, trainer: Trainer) -> None:
 def tell_example_guarantee(privacy: ExamplePrivacy) -> None:
     """Say at the end of a fit what holds for the examples."""
     if privacy.clients:
+        epsilon = epsilon_text(privacy.epsilon(exact=True), budget=privacy.budget)
         rank_zero_info(
-            f"Trained with (epsilon={privacy.epsilon():.4g}, delta={privacy.delta:g}) differential privacy per example "
-            "inside each client, at the most; example_privacy.summary() has the details"
+            f"Trained with (epsilon={epsilon}, delta={privacy.delta:g}) differential privacy per example inside "
+            "each client, at the most; example_privacy.summary() has the details"
         )

@@ -41,6 +41,7 @@ from typing_extensions import override
 
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.accounting.best_of_runs import NegativeBinomialRuns, best_run_epsilon
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.security.atomic_file import AtomicFile
 from lightning_privacy.sweeps.attempts import LOG_NAME
@@ -83,7 +84,7 @@ class Selection:
     def sentence(self) -> str:
         """What the search costs, in one sentence."""
         epsilon = self.epsilon()
-        figure = f"{math.ceil(epsilon * 1000) / 1000:.3f}" if math.isfinite(epsilon) else "infinite: NOT PRIVATE"
+        figure = epsilon_text(epsilon) if math.isfinite(epsilon) else "infinite: NOT PRIVATE"
         return (
             f"Epsilon of the search, of which this is the best run: {figure} at delta {self.ledger.delta:g} for each "
             f"{self.ledger.unit}, as long as the number of runs and all other runs stay secret."

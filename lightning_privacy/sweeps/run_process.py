@@ -11,6 +11,7 @@ import contextlib
 import copy
 import datetime as dt
 import fcntl
+import itertools
 import os
 import pickle
 import shutil
@@ -27,6 +28,7 @@ from typing import IO, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.accounting.sweep import RUN_VARIABLE
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.sweeps.attempts import AttemptLog, Ended, Started
@@ -119,12 +121,16 @@ def _ended(status: int, folder: Path, log: AttemptLog, attempt: str, tell: Calla
     result = RunResult.read(folder)
     if result is not None and result.attempt == attempt:
         log.write(Ended(attempt, "finished", time=_now()))
-        tell("finished: " + ", ".join(f"{key} {value:.4g}" for key, value in result.figures.items()))
+        tell("finished: " + ", ".join(itertools.starmap(_shown, result.figures.items())))
         return dict(result.figures)
     how, why = _end(status, folder / _ERROR)
     log.write(Ended(attempt, how, why, time=_now()))
     tell(f"{how}: {why}", sys.stderr)
     return {FAILED: why}
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{name} {epsilon_text(value) if name == 'epsilon' else format(value, '.4g')}"
 
 
 def _end(status: int, error: Path) -> tuple[str, str]:

@@ -246,7 +246,9 @@ def test_one_percent_in_half_of_the_batch_and_what_it_costs(tiny: Any) -> None:
     assert common.epsilon < 0.05
     text = RunSummary(Outcome(100, 1.0, {}, {}), Guarantee.of(privacy.ledger, privacy.cell_costs())).text()
     told = " ".join(text.split())
-    assert re.search(r"as charged 3 \(rate 0.5\); '1' alone 3 \(rate 0.5\), '0' alone 0.0\d+ \(rate 0.005051\)", told)
+    assert re.search(
+        r"as charged 3.000 \(rate 0.5\); '1' alone 3.000 \(rate 0.5\), '0' alone 0.0\d+ \(rate 0.005051\)", told
+    )
     assert "where the class itself is to stay secret, the guarantee is epsilon as charged" in told
 
 

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from lightning_privacy.accounting import LaplaceRelease, PrivacyLedger, SampledGaussian
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
 
 OUTCOME = Outcome(steps=12, seconds=3.25, train={"acc": 0.912, "loss": 0.3}, test={"acc": 0.876, "loss": 0.4})
@@ -28,7 +29,7 @@ def _row(text: str, name: str) -> list[str]:
 
 def test_figures_are_those_of_ledger_and_outcomes(ledger):
     text = RunSummary(OUTCOME, Guarantee.of(ledger), TWIN).text()
-    assert _row(text, "epsilon ") == [f"{ledger.epsilon(exact=True):.3f}", "-"]
+    assert _row(text, "epsilon ") == [epsilon_text(ledger.epsilon(exact=True)), "-"]
     assert _row(text, "delta") == ["1e-05", "-"]
     assert _row(text, "noise multiplier") == ["2", "-"]
     assert _row(text, "sample rate") == ["0.1", "-"]
@@ -43,7 +44,7 @@ def test_releases_of_the_data_are_no_guarantee_for_the_training(ledger):
     ledger.add_caveat("only the labels")
     summary = RunSummary(OUTCOME, data_releases=Guarantee.of(ledger))
     assert "trained without differential privacy" in summary.notes()[0]
-    assert f"epsilon {ledger.epsilon(exact=True):.3f} at delta 1e-05; the training" in summary.notes()[1]
+    assert f"epsilon {epsilon_text(ledger.epsilon(exact=True))} at delta 1e-05; the training" in summary.notes()[1]
     assert "only the labels" in summary.notes()
     text = summary.text()
     assert "zero-out" in text
@@ -87,7 +88,7 @@ def test_what_is_not_covered_is_said(ledger):
     ledger.mark_not_private("raw gradients were logged")
     guarantee = Guarantee.of(ledger)
     assert math.isinf(guarantee.epsilon)
-    assert _row(RunSummary(OUTCOME, guarantee).text(), "epsilon ") == ["inf"]
+    assert _row(RunSummary(OUTCOME, guarantee).text(), "epsilon ") == ["infinite"]
 
 
 def test_without_privacy_no_epsilon_is_claimed():

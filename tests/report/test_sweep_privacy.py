@@ -10,6 +10,7 @@ from dp_accounting.privacy_accountant import NeighboringRelation
 
 from lightning_privacy.accounting import GaussianRelease, LaplaceRelease, PrivacyLedger, SampledGaussian
 from lightning_privacy.accounting.best_of_runs import NegativeBinomialRuns, best_run_epsilon
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.accounting.sweep import SWEEP_CAVEAT
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.report.sweep_privacy import selection_privacy, sweep_privacy
@@ -42,7 +43,12 @@ def test_p32_all_attempts_compose_as_the_accountant_says():
     cost = sweep_privacy(entries)
     assert cost.known
     assert cost.epsilon == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-6)
-    assert (cost.delta, cost.unit, cost.rule, cost.figure) == (1e-5, "example", "composition", f"{cost.epsilon:.3f}")
+    assert (cost.delta, cost.unit, cost.rule, cost.figure) == (
+        1e-5,
+        "example",
+        "composition",
+        epsilon_text(cost.epsilon),
+    )
     assert cost.sentences == ("One attempt that did not finish is counted with what had been released until then.",)
 
 
@@ -56,7 +62,7 @@ def test_p32_an_unknown_cost_is_never_less():
     )
     assert not cost.known
     assert cost.epsilon > known.epsilon
-    assert cost.figure == f"unknown, at least {cost.epsilon:.3f}"
+    assert cost.figure == f"unknown, at least {epsilon_text(cost.epsilon)}"
     assert "What run 1 has spent is not known: it is gone." in cost.sentences
     assert sweep_privacy([SweepEntry("0", "unknown", unknown="no account")]).figure == "unknown"
     assert not sweep_privacy([SweepEntry("0", "finished", ledgers=(FIRST,))], missing=["A line is damaged."]).known

@@ -21,6 +21,7 @@ from lightning_privacy.accounting import (
     SampledGaussian,
     SelectionRelease,
 )
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.data import DigitsDataModule
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.fairness import GroupSample
@@ -152,7 +153,7 @@ def test_data_releases_alone_make_no_private_model(tmp_path, small_network, rele
     assert statement.epsilon is None
     assert len(statement.releases) == len(releases)
     assert statement.text.startswith("Not private: trained without differential privacy. Caveat: Only what was learned")
-    assert f"costs epsilon {ledger.epsilon(exact=True):.3g}" in statement.caveats[0]
+    assert f"costs epsilon {epsilon_text(ledger.epsilon(exact=True))}" in statement.caveats[0]
     # With noisy steps beside them, all count.
     ledger.charge(SampledGaussian(1.0, 0.1), 10, label="training")
     both = PrivacyStatement.of(ledger)

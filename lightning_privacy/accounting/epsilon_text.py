@@ -1,0 +1,45 @@
+"""An epsilon as text that says no less than was spent: rounded up, and yet not above a budget that was kept.
+
+Example:
+    >>> epsilon_text(2.99901), epsilon_text(0.0012341)
+    ('3.000', '0.00124')
+    >>> epsilon_text(2.9994, budget=2.9995)
+    '2.9995'
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import ROUND_CEILING, Context, Decimal
+
+__all__ = ["epsilon_text"]
+
+_PLACES = 3
+# From here on that many places say enough; below, that many digits are shown.
+_SMALL = 0.01
+# More than any float has before and after its point together.
+_CONTEXT = Context(prec=800)
+
+
+def epsilon_text(value: float, *, budget: float | None = None) -> str:
+    """An epsilon with three digits after the point, or three in all where it is small; never rounded down.
+
+    Args:
+        value: The epsilon, 0 or above.
+        budget: What was not to be passed. Where the epsilon is within it and would be rounded to more, the budget
+            itself is shown, which is no less than the epsilon.
+
+    Returns:
+        The text, which as a float is at least ``value``; ``"infinite"`` where that is not finite.
+    """
+    if not math.isfinite(value):
+        return "infinite"
+    if value == 0:
+        return "0"
+    places = _PLACES if value >= _SMALL else _PLACES - 1 - math.floor(math.log10(value))
+    # By the shortest decimal that is this float: what is a hair above 1.1 in binary fractions is 1.100.
+    exact = Decimal(repr(float(value)))
+    shown = exact.quantize(Decimal(1).scaleb(-places, _CONTEXT), ROUND_CEILING, _CONTEXT)
+    if budget is not None and value <= budget < shown:
+        return f"{Decimal(repr(float(budget))):f}"
+    return f"{shown:f}"

@@ -1,0 +1,50 @@
+"""An epsilon as text is never less than the epsilon, and keeps to a budget that was kept."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_privacy.accounting.epsilon_text import epsilon_text
+from lightning_privacy.report import sentences
+
+FIGURES = st.floats(0.0, 1e12)
+
+
+@given(FIGURES)
+def test_an_epsilon_is_never_shown_smaller_than_it_is(epsilon):
+    shown = float(epsilon_text(epsilon))
+    assert epsilon <= shown <= epsilon * 1.01 + 0.001
+
+
+@pytest.mark.parametrize("above", [3.0000000000000004, 1.1000000000000003, 0.5000000009, 5e-324, 1.7e308])
+def test_however_little_it_is_above_a_round_figure(above):
+    assert float(epsilon_text(above)) >= above
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [(0, "0"), (3, "3.000"), (2.9998, "3.000"), (1.1, "1.100"), (2.99901, "3.000"), (6.343001, "6.344"),
+     (0.01, "0.010"), (0.0012341, "0.00124"), (0.00999999, "0.01000"), (math.inf, "infinite"), (math.nan, "infinite")],
+)  # fmt: skip
+def test_epsilons_as_text(epsilon, text):
+    assert epsilon_text(epsilon) == text
+
+
+@given(FIGURES, FIGURES)
+def test_a_budget_is_shown_as_passed_only_where_it_was(epsilon, budget):
+    shown = float(epsilon_text(epsilon, budget=budget))
+    assert shown >= epsilon
+    assert (shown > budget) == (epsilon > budget)
+
+
+@pytest.mark.parametrize(("epsilon", "text"), [(2.9991, "2.9995"), (2.9981, "2.999"), (2.9996, "3.000")])
+def test_an_epsilon_beside_its_budget(epsilon, text):
+    assert epsilon_text(epsilon, budget=2.9995) == text
+
+
+def test_reports_show_epsilons_the_same_way():
+    assert sentences.epsilon_text is epsilon_text
