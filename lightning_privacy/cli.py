@@ -42,6 +42,7 @@ from lightning_privacy._lightning import (
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks import GroupFairness
 from lightning_privacy.callbacks.classification_tally import ClassificationTally
+from lightning_privacy.callbacks.progress import make_progress
 from lightning_privacy.callbacks.run_privacy import federation_of, final_ledger_of, ledger_of, privacy_of
 from lightning_privacy.data import AugmentationDataModule
 from lightning_privacy.errors import CheckpointError, ConfigurationError
@@ -91,7 +92,7 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     if config.seed is not None and not isinstance(config.seed, int):
         raise ConfigurationError(f"seed must be a whole number or null, got {config.seed!r}")
     if pl.utilities.rank_zero.rank_zero_only.rank == 0:  # type: ignore[attr-defined] # set when Lightning is imported
-        put_aside(folder, resumed=config.ckpt_path is not None)
+        put_aside(folder, checkpoint=config.ckpt_path)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     write_environment(folder, _arguments())
     datamodule: LightningDataModule = instantiate(config.data)
@@ -134,7 +135,9 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     twin = None
     if privacy is not None and _wants_comparison(config, datamodule):
         console.print("Training the same network without privacy, for comparison")
-        watching = _plain_trainer(config, callbacks=_onlookers(config))
+        shown = trainer.progress_bar_callback is not None
+        onlookers = [*_onlookers(config), *([make_progress()] if shown else [])]
+        watching = _plain_trainer(config, callbacks=onlookers, enable_progress_bar=shown)
         _, twin = _train(config, watching, datamodule, ckpt_path=None)
     released: PrivacyLedger | None = getattr(datamodule, "ledger", None) if ledger is None else None
     summary = RunSummary(

@@ -151,14 +151,14 @@ def test_a_private_run_ends_with_the_table(calls):
 
 
 def test_a_private_run_prints_nothing_but_what_helps(calls):
-    """No warning, no advice, no trace; two progress lines, the headings, the table, the notes."""
+    """No warning, no advice, no trace; two progress lines for each training, the headings, the table, the notes."""
     call = calls["private"]
     assert call.err == ""
     lines = [line for line in call.out.splitlines() if "│" not in line and "┃" not in line and "━" not in line]
     starts = [" ".join(line.split()[:2]) for line in lines if line.strip()]
     assert starts == [
-        "Run folder:", "Training with", "Plan of", "Gradients of", "epoch 1", "epoch 2", "Training the", "Result",
-        "* Training", "* Logged", "* The", "Config, metrics,", f"Report: {call.folder}/run/report.html",
+        "Run folder:", "Training with", "Plan of", "Gradients of", "epoch 1", "epoch 2",
+        "Training the", "epoch 1", "epoch 2", "Result", "* Training", "* Logged", "* The", "Config, metrics,", f"Report: {call.folder}/run/report.html",
     ]  # fmt: skip
     assert "privacy/epsilon" in call.out
 
