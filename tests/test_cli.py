@@ -158,7 +158,8 @@ def test_a_private_run_prints_nothing_but_what_helps(calls):
     starts = [" ".join(line.split()[:2]) for line in lines if line.strip()]
     assert starts == [
         "Run folder:", "Training with", "Plan of", "Gradients of", "epoch 1", "epoch 2",
-        "Training the", "epoch 1", "epoch 2", "Result", "* Training", "* Logged", "* The", "Config, metrics,", f"Report: {call.folder}/run/report.html",
+        "Training the", "epoch 1", "epoch 2", "Result", "* Training", "* Logged", "* The",
+        "Config, metrics,", f"Report: {call.folder}/run/report.html",
     ]  # fmt: skip
     assert "privacy/epsilon" in call.out
 
