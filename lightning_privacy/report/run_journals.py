@@ -26,7 +26,7 @@ __all__ = ["EARLIER", "JOURNALS_FILE", "charge_journals", "journal_files"]
 
 EARLIER = "earlier_"
 JOURNALS_FILE = "journals.json"
-"""In a folder of what an earlier run left: which journals of the run's folder are not those of a later run."""
+"""In a folder of what an earlier run left: its journals in the run's folder, and how many bytes they had at its end."""
 
 _FOLDER = "privacy_ledger"
 _OF_SWEEPS = "attempt_"  # A sweep adds up its attempts itself.
@@ -34,6 +34,8 @@ _OF_SWEEPS = "attempt_"  # A sweep adds up its attempts itself.
 
 def journal_files(folder: Path) -> list[Path]:
     """The journals of the run in a folder, without those of sweeps and of earlier runs.
+
+    A journal of an earlier run that has grown since is one of a later run too, which went on from a checkpoint.
 
     Args:
         folder: Of the run.
@@ -45,11 +47,11 @@ def journal_files(folder: Path) -> list[Path]:
     # Where Lightning's loggers write: the folder itself, one of its folders, or a version in there.
     patterns = [f"{'*/' * depth}{_FOLDER}/*.jsonl" for depth in range(4)]
     found = [path for pattern in patterns for path in folder.glob(pattern)]
-    others: set[str] = set()
+    others: set[tuple[str, int]] = set()
     for path in folder.glob(f"{EARLIER}*/{JOURNALS_FILE}"):
         try:
-            others.update(map(str, json.loads(path.read_bytes())))
-        except (ValueError, TypeError) as error:
+            others.update((str(name), int(size)) for name, size in json.loads(path.read_bytes()).items())
+        except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} holds no list of journals: {error}") from error
     return sorted(
         path
@@ -57,7 +59,7 @@ def journal_files(folder: Path) -> list[Path]:
         if path.is_file()
         and not path.name.startswith(_OF_SWEEPS)
         and not path.relative_to(folder).parts[0].startswith(EARLIER)
-        and path.relative_to(folder).as_posix() not in others
+        and (path.relative_to(folder).as_posix(), path.stat().st_size) not in others
     )
 
 

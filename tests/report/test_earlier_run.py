@@ -7,12 +7,15 @@ import shutil
 
 import pytest
 
-from lightning_privacy.accounting import SampledGaussian
+from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
 from lightning_privacy.accounting.journal import LedgerJournal
 from lightning_privacy.report.earlier_run import put_aside
+from lightning_privacy.report.ledger_file import write_ledger
 from lightning_privacy.report.report_data import report_data
 from lightning_privacy.report.run_journals import journal_files
 from lightning_privacy.report.run_record import RunRecord
+
+LAST = "elsewhere/last.ckpt"
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def used(run_copy):
 def test_nothing_of_the_earlier_run_is_taken_for_the_next(used):
     before = {path.relative_to(used).as_posix() for path in used.rglob("*") if path.is_file()}
     aside = put_aside(used)
-    stays = {"config.yaml", "environment.json", "metrics/metrics.csv", "metrics/privacy_ledger/a1.jsonl"}
+    stays = {"config.yaml", "environment.json", "metrics/privacy_ledger/a1.jsonl"}
     assert any(name.startswith("metrics/fairness/") for name in before)
     after = {path.relative_to(used).as_posix() for path in used.rglob("*") if path.is_file()}
     assert after - {"earlier_0/journals.json"} == stays | {f"earlier_0/{name}" for name in before - stays}
@@ -49,14 +52,88 @@ def test_p26_the_next_run_is_charged_for_its_own_journal_alone(used):
 
 
 def test_p26_a_run_that_is_resumed_keeps_its_journal(used):
-    put_aside(used, resumed=True)
+    put_aside(used, checkpoint=LAST)
     assert [path.name for path in journal_files(used)] == ["a1.jsonl"]
 
 
 def test_a_run_that_is_resumed_keeps_its_fairness_tables(used):
     before = RunRecord.read(used).fairness
-    put_aside(used, resumed=True)
+    put_aside(used, checkpoint=LAST)
     assert RunRecord.read(used).fairness == before != ()
+
+
+def _weights(folder):
+    """Leave checkpoints and exports of a run, in every place where there can be some."""
+    names = (
+        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics/checkpoints/epoch=1.ckpt", "by_hand.ckpt",
+        "lightning_logs/version_0/checkpoints/epoch=0.ckpt", "deployed/manifest.json", "deployed/model.onnx",
+        "export/manifest.json",
+    )  # fmt: skip
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return set(names)
+
+
+def _there(folder, names):
+    return {name for name in names if (folder / name).exists()}
+
+
+def test_weights_of_the_earlier_run_are_not_among_those_that_the_next_one_covers(used):
+    names = _weights(used)
+    aside = put_aside(used)
+    assert _there(used, names) == set()
+    assert _there(aside, names) == names
+    assert put_aside(used) is None
+
+
+def test_weights_alone_are_put_aside_too(tmp_path):
+    """As a run without privacy leaves them that was killed."""
+    names = _weights(tmp_path)
+    assert put_aside(tmp_path) == tmp_path / "earlier_0"
+    assert _there(tmp_path, names) == set()
+
+
+@pytest.mark.parametrize("word", ["last", "best", "hpc", "registry:model"])
+def test_what_lightning_looks_for_by_itself_stays(used, word):
+    names = _weights(used) | {"hpc_ckpt_1.ckpt"}
+    (used / "hpc_ckpt_1.ckpt").touch()
+    put_aside(used, checkpoint=word)
+    assert _there(used, names) == names
+
+
+def test_checkpoints_beside_the_one_that_a_run_goes_on_from_stay(used, monkeypatch):
+    names = _weights(used)
+    monkeypatch.chdir(used)
+    put_aside(used, checkpoint="checkpoints/last.ckpt")
+    assert _there(used, names) == {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert (used / "metrics" / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("place", ["earlier_0/checkpoints", "../other/checkpoints", "checkpoints_of_another"])
+def test_a_run_that_goes_on_from_elsewhere_has_no_weights_of_this_folder(used, place):
+    names = _weights(used)
+    put_aside(used, checkpoint=used / place / "last.ckpt")
+    assert _there(used, names) == set()
+
+
+def test_p26_a_journal_that_grows_is_one_of_a_later_run(used):
+    """A run that goes on from a checkpoint that was put aside writes to the journal that is named in it."""
+    put_aside(used)
+    place = used / "metrics" / "privacy_ledger"
+    assert journal_files(used) == []
+    with LedgerJournal(place / "a1.jsonl", "a1") as journal:
+        journal.record(SampledGaussian(4.9, 0.35), total_count=5001)
+    assert [path.name for path in journal_files(used)] == ["a1.jsonl"]
+
+
+@pytest.mark.parametrize("content", ["{cut", '["metrics/privacy_ledger/a1.jsonl"]', '{"a": "b"}'])
+def test_p26_a_list_of_journals_that_cannot_be_read_leaves_epsilon_unknown(used, content):
+    (put_aside(used) / "journals.json").write_text(content)
+    ledger = PrivacyLedger(delta=1e-5)
+    ledger.charge(SampledGaussian(8.0, 0.1), label="training")
+    write_ledger(used, ledger)
+    assert report_data(RunRecord.read(used))["guarantee"]["status"] == "unknown"
 
 
 def test_each_run_has_a_place_of_its_own(used):
