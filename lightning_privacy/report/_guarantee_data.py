@@ -16,7 +16,7 @@ from typing import Any
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.errors import LightningPrivacyError
 from lightning_privacy.report._values import mapping, mappings, number, text, texts, whole
-from lightning_privacy.report.ledger_file import ledger_of
+from lightning_privacy.report.ledger_file import ledger_of, ledger_values
 from lightning_privacy.report.run_journals import charge_journals
 from lightning_privacy.report.run_record import RunRecord
 from lightning_privacy.report.sentences import Promise, contradicts, pitfall_of, voids
@@ -71,7 +71,10 @@ def guarantee_data(record: RunRecord, missing: list[str]) -> dict[str, Any]:
         missing.append("Neither ledger.json nor summary.json says what was spent.")
         return _without("unknown")
     ledger = _ledger(record, missing)
-    confirmed = ledger is not None and _with_journals(ledger, record, missing)
+    journals = None if ledger is None else _with_journals(ledger, record, missing)
+    if ledger is not None and journals:
+        # What it cost single classes was worked out for the steps of ledger.json.
+        values = {**values, "releases": ledger_values(ledger)["releases"], "classes": []}
     epsilon = _checked(values, record, ledger, missing)
     # What is there to be worked out again is not taken as it stands.
     replace_one = number(values.get("replace_one_epsilon")) if ledger is None else ledger.replace_one_epsilon()
@@ -82,7 +85,7 @@ def guarantee_data(record: RunRecord, missing: list[str]) -> dict[str, Any]:
     if status != "not private" and _left_over(values, record):
         missing.append("ledger.json is of a training that summary.json knows no guarantee of: it was not this run.")
         status = "not private"
-    if status in _CLAIMS and not confirmed:
+    if status in _CLAIMS and journals is None:
         status = "unknown"
     if status == "data" and ledger is not None and not ledger.history:
         status = "unknown"  # an epsilon without a release
@@ -161,21 +164,21 @@ def _ledger(record: RunRecord, missing: list[str]) -> PrivacyLedger | None:
         return None
 
 
-def _with_journals(ledger: PrivacyLedger, record: RunRecord, missing: list[str]) -> bool:
-    """Charge what journals in the folder know of and ledger.json does not; whether they can be read."""
+def _with_journals(ledger: PrivacyLedger, record: RunRecord, missing: list[str]) -> list[str] | None:
+    """Charge what journals in the folder know of and ledger.json does not; which those are, None if one is damaged."""
     if mapping(record.ledger).get("covers") == "data":
-        return True
+        return []
     try:
         names = charge_journals(ledger, record.folder)
     except (LightningPrivacyError, OSError) as error:
         missing.append(f"Epsilon could not be checked against the journals of the run: {str(error)[:200]}.")
-        return False
+        return None
     for name in names:
         missing.append(
             f"{name} knows of more steps than ledger.json, which are counted: the run went on after that was written, "
             "or another one wrote to its folder."
         )
-    return True
+    return names
 
 
 def _left_over(values: Mapping[str, Any], record: RunRecord) -> bool:

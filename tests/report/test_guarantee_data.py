@@ -11,9 +11,11 @@ import pytest
 from lightning_privacy.accounting import GaussianRelease, LaplaceRelease, NonPrivate, PrivacyLedger, SampledGaussian
 from lightning_privacy.accounting.journal import LedgerJournal
 from lightning_privacy.audit.audit_file import AuditResult
+from lightning_privacy.callbacks._balance_cost import CellCost
 from lightning_privacy.callbacks._privacy_audit_report import note_broken
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
 from lightning_privacy.report.ledger_file import write_ledger
+from lightning_privacy.report.model_card import ModelCard
 from lightning_privacy.report.report_data import report_data
 from lightning_privacy.report.run_record import RunRecord
 
@@ -217,6 +219,27 @@ def test_p26_steps_that_only_a_journal_knows_are_counted(tmp_path):
     assert (found["status"], found["epsilon"]) == ("private", right.epsilon(exact=True))
     assert found["replace_one_epsilon"] == right.replace_one_epsilon()
     assert any("metrics/privacy_ledger/a1.jsonl knows of more steps" in sentence for sentence in data["missing"])
+    # What was charged is told as it is counted.
+    assert [(each["count"], each["label"]) for each in found["releases"]] == [(1, "training"), (499, "journal")]
+    assert ModelCard(data).text().count("499") == 1
+
+
+def test_p26_what_single_classes_cost_is_not_told_for_fewer_steps_than_were_taken(tmp_path):
+    release = SampledGaussian(8.0, 0.1)
+    write_ledger(tmp_path, _ledger((release, "training")), classes=[CellCost("ill", 0.1, 0.3)])
+    assert _guarantee(tmp_path)["classes"] != []
+    (tmp_path / "privacy_ledger").mkdir()
+    with LedgerJournal(tmp_path / "privacy_ledger" / "a1.jsonl", "a1") as journal:
+        journal.record(release, total_count=500)
+    assert _guarantee(tmp_path)["classes"] == []
+
+
+def test_p26_steps_make_a_training_whatever_ledger_json_lists(tmp_path):
+    write_ledger(tmp_path, _ledger((LaplaceRelease(0.1), "counts")))
+    (tmp_path / "privacy_ledger").mkdir()
+    with LedgerJournal(tmp_path / "privacy_ledger" / "a1.jsonl", "a1") as journal:
+        journal.record(SampledGaussian(8.0, 0.1), total_count=500)
+    assert _guarantee(tmp_path)["status"] == "private"
 
 
 def test_p26_a_damaged_journal_leaves_epsilon_unknown(tmp_path):
