@@ -13,22 +13,21 @@ Example:
 from __future__ import annotations
 
 import fcntl
-import json
-import math
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from lightning_privacy.accounting import LedgerJournal, PrivacyLedger
-from lightning_privacy.accounting.void import is_void
 from lightning_privacy.errors import CheckpointError, ConfigurationError
-from lightning_privacy.report.ledger_file import LEDGER_FILE, ledger_of
+from lightning_privacy.report.ledger_file import LEDGER_FILE
+from lightning_privacy.report.lone_run import charge_later, lone_run, spent_by
+from lightning_privacy.report.sweep_entry import SweepEntry
 from lightning_privacy.sweeps.attempts import LOG_NAME, Account, Attempt, AttemptLog
 from lightning_privacy.sweeps.random_runs import SELECTION_NAME, Selection
-from lightning_privacy.sweeps.result import RESULT_NAME, RunResult, run_figures
+from lightning_privacy.sweeps.result import RESULT_NAME, RunResult
 from lightning_privacy.sweeps.spending import FOLDER
 
 __all__ = ["SweepEntry", "SweepRecord"]
@@ -36,38 +35,6 @@ __all__ = ["SweepEntry", "SweepRecord"]
 _LOCK = ".lock"
 _OF_ATTEMPT = "attempt_"
 _AT_END = "it trained in copies of its process, which tell what they spent when they end"
-
-
-@dataclass(frozen=True)
-class SweepEntry:
-    """One attempt at a run.
-
-    Attributes:
-        run: Folder of the run in the sweep's.
-        status: ``"finished"``, ``"failed"``, ``"killed"``, ``"running"`` or ``"unknown"``.
-        why: What went wrong, in one line.
-        overrides: What the run has in place of the defaults.
-        figures: What it reached, by name.
-        ledgers: What it spent, or where ``unknown`` is set what it spent at least.
-        unknown: Why it is not known what the attempt has spent; empty where it is.
-        private: Whether the training was.
-    """
-
-    run: str
-    status: str
-    why: str = ""
-    overrides: tuple[str, ...] = ()
-    figures: Mapping[str, float] = field(default_factory=dict)
-    ledgers: tuple[PrivacyLedger, ...] = ()
-    unknown: str = ""
-    private: bool = True
-
-    def __post_init__(self) -> None:
-        # A figure that a caveat voids is passed on by nobody.
-        if any(map(is_void, self.ledgers)):
-            object.__setattr__(self, "private", False)
-        if not self.private and "epsilon" in self.figures:
-            object.__setattr__(self, "figures", {**self.figures, "epsilon": math.inf})
 
 
 @dataclass(frozen=True)
@@ -100,11 +67,12 @@ class SweepRecord:
             raise ConfigurationError(f"folder must be the folder of a sweep, and {folder} is none")
         attempts, complete = AttemptLog(folder).read()
         missing = [] if complete else [f"A line of {LOG_NAME} is damaged."]
-        entries = [_entry(attempt, folder) for attempt in attempts]
+        last = {attempt.run: attempt.name for attempt in attempts}
+        entries = [_entry(attempt, folder, last=last[attempt.run] == attempt.name) for attempt in attempts]
         known = {attempt.run for attempt in attempts}
         alone, inner = _places(folder, known)
         for path in alone:
-            entry = _lone(path, path.relative_to(folder).as_posix())
+            entry = lone_run(path, path.relative_to(folder).as_posix())
             entries.append(entry)
             if (path / RESULT_NAME).is_file() and Selection.read(folder) is None:
                 missing.append(f"Run {entry.run} is one of a sweep, and {LOG_NAME} does not tell of it.")
@@ -194,7 +162,7 @@ def _result_of(run: Path) -> str | None:
     return None if result is None else result.attempt
 
 
-def _entry(attempt: Attempt, sweep: Path) -> SweepEntry:
+def _entry(attempt: Attempt, sweep: Path, *, last: bool) -> SweepEntry:
     folder = sweep / attempt.run
     about: dict[str, Any] = {"run": attempt.run, "overrides": attempt.started.overrides}
     try:
@@ -202,7 +170,7 @@ def _entry(attempt: Attempt, sweep: Path) -> SweepEntry:
     except (CheckpointError, OSError) as error:
         return SweepEntry(**about, status="unknown", why=str(error), unknown=f"{RESULT_NAME} can't be read")
     if result is not None and result.attempt == attempt.name:
-        return SweepEntry(**about, status="finished", figures=result.figures, **_spent(result.spent))
+        return SweepEntry(**about, status="finished", **spent_by(result, folder))
     if attempt.ended is None:
         running = _is_locked(folder)
         status, why = ("running", "") if running else ("killed", "the sweep itself was ended before it")
@@ -211,31 +179,13 @@ def _entry(attempt: Attempt, sweep: Path) -> SweepEntry:
         return SweepEntry(**about, status="unknown", why=f"its {RESULT_NAME} is gone", unknown=f"{RESULT_NAME} is gone")
     else:
         status, why = attempt.ended.how, attempt.ended.why
-    spent = _written_down(attempt, folder)
+    spent = _written_down(attempt, folder, last=last)
     if status == "running" and not spent["unknown"]:
         spent["unknown"] = "it is still running"
     return SweepEntry(**about, status=status, why=why, **spent)
 
 
-def _spent(spent: Mapping[str, Any]) -> dict[str, Any]:
-    """What a finished run says it spent."""
-    covers = spent.get("covers")
-    try:
-        ledgers = tuple(_restored(state) for state in spent.get("ledgers", ()))
-    except (CheckpointError, ConfigurationError, TypeError, KeyError) as error:
-        return {"unknown": f"its ledger can't be read: {error}"}
-    if covers == "none":
-        return {"ledgers": ledgers, "private": False}
-    return {"ledgers": ledgers, "unknown": "" if covers in ("all", "end") else covers or "it kept no account"}
-
-
-def _restored(state: Mapping[str, Any]) -> PrivacyLedger:
-    ledger = PrivacyLedger(delta=state["delta"], unit=state["unit"])
-    ledger.load_state_dict(state)
-    return ledger
-
-
-def _written_down(attempt: Attempt, folder: Path) -> dict[str, Any]:
+def _written_down(attempt: Attempt, folder: Path, *, last: bool) -> dict[str, Any]:
     """What an attempt that did not finish wrote down before it released it."""
     if attempt.accounts is None:
         # It ended before it had opened its accounts, which comes before everything that releases something.
@@ -248,6 +198,12 @@ def _written_down(attempt: Attempt, folder: Path) -> dict[str, Any]:
     covers = attempt.accounts.covers
     if covers == "none":
         return {"ledgers": tuple(ledgers), "private": False, "unknown": unknown}
+    if last:
+        # Journals of steps that are in the folder now are those of this attempt, or of who went on from its checkpoint.
+        try:
+            charge_later(ledgers, folder)
+        except (CheckpointError, OSError) as error:
+            unknown = unknown or str(error)
     if covers != "all":
         unknown = unknown or (_AT_END if covers == "end" else covers)
     return {"ledgers": tuple(ledgers), "unknown": unknown}
@@ -270,49 +226,6 @@ def _from_journal(account: Account, folder: Path, attempt: str) -> tuple[Privacy
 
 def _is_run(path: Path) -> bool:
     return any((path / name).is_file() for name in ("config.yaml", RESULT_NAME, "summary.json", LEDGER_FILE))
-
-
-def _lone(folder: Path, name: str) -> SweepEntry:
-    """A run that the sweep's record does not know: one of another command, or the record is gone."""
-    about: dict[str, Any] = {"run": name, "overrides": _overrides(folder)}
-    try:
-        result = RunResult.read(folder)
-        summary = _json(folder / "summary.json")
-        kept = _json(folder / LEDGER_FILE)
-        if result is not None:
-            return SweepEntry(**about, status="finished", figures=result.figures, **_spent(result.spent))
-        if summary is None:
-            return SweepEntry(**about, status="unknown", why="it has no summary.json", unknown="no account was found")
-        guarantee, outcome = summary["guarantee"], summary["outcome"]
-        figures = run_figures(None if guarantee is None else guarantee["epsilon"], outcome["test"], folder=folder)
-        about |= {"status": "finished", "figures": figures}
-        if kept is None:
-            lacks = {"private": False} if guarantee is None else {"unknown": f"{LEDGER_FILE} is missing"}
-            return SweepEntry(**about, **lacks)
-        covers, complete = kept.get("covers"), kept.get("complete") is True
-        return SweepEntry(
-            **about,
-            ledgers=(ledger_of(kept),),
-            private=covers == "training",
-            unknown="" if complete else f"{LEDGER_FILE} was written before the end of the run",
-        )
-    except (CheckpointError, ConfigurationError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        about.setdefault("status", "unknown")
-        return SweepEntry(**about, why=str(error), unknown=f"what is in its folder can't be read: {error}")
-
-
-def _json(path: Path) -> Mapping[str, Any] | None:
-    if not path.is_file():
-        return None
-    values = json.loads(path.read_bytes())
-    if not isinstance(values, Mapping):
-        raise ConfigurationError(f"{path.name} holds no record")
-    return values
-
-
-def _overrides(folder: Path) -> tuple[str, ...]:
-    path = folder / ".hydra" / "overrides.yaml"
-    return tuple(map(str, OmegaConf.load(path))) if path.is_file() else ()
 
 
 def _is_locked(folder: Path) -> bool:
