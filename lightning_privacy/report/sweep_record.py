@@ -24,6 +24,7 @@ from lightning_privacy.accounting import LedgerJournal, PrivacyLedger
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.report.ledger_file import LEDGER_FILE
 from lightning_privacy.report.lone_run import charge_later, lone_run, spent_by
+from lightning_privacy.report.run_journals import JOURNALS_FILE
 from lightning_privacy.report.sweep_entry import SweepEntry
 from lightning_privacy.sweeps.attempts import LOG_NAME, Account, Attempt, AttemptLog
 from lightning_privacy.sweeps.random_runs import SELECTION_NAME, Selection
@@ -147,10 +148,15 @@ def _left_over(folder: Path, attempts: Sequence[Attempt], alone: Sequence[Path],
                 continue
         sentences.append(f"No attempt that is counted accounts for {path.relative_to(folder).as_posix()}.")
     for run, number in counted.items():
-        earlier = list(run.glob("earlier_*")) if run.is_dir() else []
+        earlier = [path for path in run.glob("earlier_*") if run in alone or not _lists_journals(path)]
         if len(earlier) >= number and earlier:
             sentences.append(f"Run {run.relative_to(folder).as_posix()} had more attempts than are counted.")
     return sentences
+
+
+def _lists_journals(earlier: Path) -> bool:
+    """Whether a folder holds nothing but the list of journals, which an attempt makes beside what the sweep moved."""
+    return [path.name for path in earlier.iterdir()] == [JOURNALS_FILE]
 
 
 def _result_of(run: Path) -> str | None:

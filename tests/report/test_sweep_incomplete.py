@@ -72,6 +72,29 @@ def test_p32_a_line_that_is_gone_makes_it_unknown(tmp_path, lost):
     assert not _privacy(tmp_path)["known"]
 
 
+def _with_journals(folder, listed="0"):
+    """As an attempt leaves it that found journals of an earlier one: the sweep has moved all else before."""
+    aside = folder / listed / "earlier_1"
+    aside.mkdir()
+    (aside / "journals.json").write_text('{"privacy_ledger/a1.jsonl": 70}')
+    return aside
+
+
+def test_p32_a_list_of_journals_is_no_further_attempt(tmp_path):
+    _sweep(tmp_path)
+    aside = _with_journals(tmp_path)
+    assert _privacy(tmp_path)["known"]
+    (aside / "ledger.json").write_text("{}")
+    assert not _privacy(tmp_path)["known"]
+
+
+def test_p32_beside_a_run_of_no_sweep_it_is_one(tmp_path):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "config.yaml").write_text("seed: 0\n")
+    _with_journals(tmp_path)
+    assert "Run 0 had more attempts than are counted." in _privacy(tmp_path)["sentences"]
+
+
 def test_p32_a_journal_without_a_run_is_one_of_an_attempt(tmp_path):
     _sweep(tmp_path)
     other = tmp_path / "x" / "y" / "privacy_ledger"
