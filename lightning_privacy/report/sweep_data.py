@@ -33,7 +33,6 @@ LABELS = {
     "worst_group": "accuracy of the worst group",
     "worst_class": "worst class",
 }
-_BASIC = "BasicSweeper"
 # Two figures of a calibration to the same epsilon differ by less.
 _SAME = 5e-3
 
@@ -51,8 +50,7 @@ def sweep_data(record: SweepRecord, *, delta: float | None = None) -> dict[str, 
     """
     selection = Selection.read(record.folder)
     if selection is None:
-        adaptive = bool(record.sweeper) and not record.sweeper.endswith(_BASIC)
-        cost = sweep_privacy(record.entries, missing=record.missing, delta=delta, adaptive=adaptive)
+        cost = sweep_privacy(record.entries, missing=record.missing, delta=delta, adaptive=record.adaptive)
     else:
         others = [entry for entry in record.entries if entry.run != BEST]
         cost = selection_privacy(selection, others)

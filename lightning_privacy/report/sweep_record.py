@@ -27,6 +27,7 @@ from lightning_privacy.report.lone_run import charge_later, lone_run, spent_by
 from lightning_privacy.report.run_journals import JOURNALS_FILE
 from lightning_privacy.report.sweep_entry import SweepEntry
 from lightning_privacy.sweeps.attempts import LOG_NAME, Account, Attempt, AttemptLog
+from lightning_privacy.sweeps.optuna_search import SEARCH_NAME
 from lightning_privacy.sweeps.random_runs import SELECTION_NAME, Selection
 from lightning_privacy.sweeps.result import RESULT_NAME, RunResult
 from lightning_privacy.sweeps.spending import FOLDER
@@ -34,6 +35,7 @@ from lightning_privacy.sweeps.spending import FOLDER
 __all__ = ["SweepEntry", "SweepRecord"]
 
 _LOCK = ".lock"
+_BASIC = "BasicSweeper"
 _OF_ATTEMPT = "attempt_"
 _AT_END = "it trained in copies of its process, which tell what they spent when they end"
 
@@ -46,13 +48,15 @@ class SweepRecord:
         folder: Of the sweep.
         entries: Every attempt, in the order of their start; those of which only the folder is known come last.
         missing: What is lacking in the record, one sentence each; then what the sweep spent is not known.
-        sweeper: Class that chose the settings, or ``""``.
+        sweeper: Class that chose the settings last, or ``""``.
+        searched: Whether there is the record of a search that went by results, in the folder or one of a sweep in it.
     """
 
     folder: Path
     entries: tuple[SweepEntry, ...] = ()
     missing: tuple[str, ...] = ()
     sweeper: str = ""
+    searched: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> SweepRecord:
@@ -72,6 +76,7 @@ class SweepRecord:
         entries = [_entry(attempt, folder, last=last[attempt.run] == attempt.name) for attempt in attempts]
         known = {attempt.run for attempt in attempts}
         alone, inner = _places(folder, known)
+        searched = (folder / SEARCH_NAME).is_file()
         for path in alone:
             entry = lone_run(path, path.relative_to(folder).as_posix())
             entries.append(entry)
@@ -83,13 +88,19 @@ class SweepRecord:
                 missing.append(f"{name} is a search with a secret number of runs, which costs more than its best run.")
                 continue
             record = cls.read(path)
+            searched = searched or record.adaptive
             entries += [replace(entry, run=f"{name}/{entry.run}") for entry in record.entries]
             missing += [f"{name}: {sentence}" for sentence in record.missing]
         if Selection.read(folder) is None:
             missing += _left_over(folder, attempts, alone, inner)
             if not entries and not missing:
                 missing.append("There is no record of any run in the folder.")
-        return cls(folder, tuple(entries), tuple(missing), _sweeper(folder))
+        return cls(folder, tuple(entries), tuple(missing), _sweeper(folder), searched)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether settings were chosen by the results of earlier runs, as far as can be seen."""
+        return self.searched or (bool(self.sweeper) and not self.sweeper.endswith(_BASIC))
 
     @property
     def finished(self) -> tuple[SweepEntry, ...]:

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Objectives", "OptunaSweeper"]
 
-_JOURNAL = "optuna.jsonl"
+SEARCH_NAME = "optuna.jsonl"
+"""In the folder of a sweep whose settings were chosen by results: what was tried, as Optuna keeps it."""
+
 _DIRECTIONS = ("minimize", "maximize")
 
 _log = logging.getLogger(__name__)
@@ -128,7 +130,7 @@ class OptunaSweeper(Sweeper):
         folder = Path(self._config.hydra.sweep.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self._config, folder / "multirun.yaml")
-        study = self._study(folder / _JOURNAL)
+        study = self._study(folder / SEARCH_NAME)
         while len(study.trials) < self._trials:
             number = min(self._jobs, self._trials - len(study.trials))
             asked = [study.ask() for _ in range(number)]

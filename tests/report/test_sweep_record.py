@@ -14,6 +14,7 @@ import pytest
 from lightning_privacy.accounting import GaussianRelease, LaplaceRelease, LedgerJournal, PrivacyLedger
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.report.ledger_file import write_ledger
+from lightning_privacy.report.sweep_data import sweep_data
 from lightning_privacy.report.sweep_record import SweepRecord
 from lightning_privacy.sweeps.attempts import Accounts, AttemptLog, Ended, Started
 from lightning_privacy.sweeps.result import RunResult
@@ -224,3 +225,18 @@ def test_the_sweeper_is_read(tmp_path):
     assert SweepRecord.read(tmp_path).sweeper == "a.OptunaSweeper"
     assert replace(SweepRecord.read(tmp_path), sweeper="").entries == ()
     assert Accounts("a", ()).covers == "all"
+
+
+@pytest.mark.parametrize("place", [".", "search"])
+def test_settings_that_a_search_chose_are_so_whatever_ran_last(tmp_path, place):
+    """A grid that is run later in the folder of a search, or beside it, does not undo how its runs were chosen."""
+    sweep = tmp_path / place
+    sweep.mkdir(exist_ok=True)
+    attempt(sweep, "0", "finished", finished=True, steps=3)
+    attempt(sweep, "1", "finished", finished=True, steps=4)
+    (tmp_path / "multirun.yaml").write_text("hydra: {sweeper: {_target_: hydra.basic_sweeper.BasicSweeper}}\n")
+    assert not SweepRecord.read(tmp_path).adaptive
+    (sweep / "optuna.jsonl").touch()
+    record = SweepRecord.read(tmp_path)
+    assert record.adaptive
+    assert any("chosen by the results" in text for text in sweep_data(record)["privacy"]["sentences"])
