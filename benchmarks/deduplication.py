@@ -52,7 +52,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.threads < 1:
         parser.error(f"--threads must be >= 1, got {arguments.threads}")
-    compared = not arguments.no_splink and set(arguments.tables) != {"personas"}
+    compared = not arguments.no_splink and arguments.stream is None and set(arguments.tables) != {"personas"}
     missing = [name for name in _RIVALS if compared and find_spec(name) is None]
     if missing:
         parser.error(
