@@ -128,7 +128,7 @@ def test_answers_of_a_private_model_are_free_and_those_of_another_are_not(small_
 
 def test_what_is_guaranteed_is_told(small_export, public_export, path, ledger):
     said = PrivatePredictor(load_exported(small_export)).guarantee()
-    assert "epsilon 2.89 at delta 1e-05" in said
+    assert "epsilon 2.887 at delta 1e-05" in said
     assert "adds nothing to this epsilon" in said
     said = PrivatePredictor(load_exported(public_export)).guarantee()
     assert "Not private" in said
@@ -138,7 +138,7 @@ def test_what_is_guaranteed_is_told(small_export, public_export, path, ledger):
     assert "at most 0.1 as declared" in said
     assert "no total_budget" in said
     assert "not protected" in said
-    assert "epsilon 2.89" in PrivatePredictor(nn.Linear(2, 2), training=ledger).guarantee()
+    assert "epsilon 2.887" in PrivatePredictor(nn.Linear(2, 2), training=ledger).guarantee()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SeededNoiseWarning)
         noise = NoiseSource(seed=1)
