@@ -92,7 +92,9 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     if config.seed is not None and not isinstance(config.seed, int):
         raise ConfigurationError(f"seed must be a whole number or null, got {config.seed!r}")
     if pl.utilities.rank_zero.rank_zero_only.rank == 0:  # type: ignore[attr-defined] # set when Lightning is imported
-        put_aside(folder, checkpoint=config.ckpt_path)
+        aside = put_aside(folder, checkpoint=config.ckpt_path, inputs=_named_checkpoints(config))
+        if aside is not None:
+            console.print(f"What an earlier run left in this folder is now in {aside}", markup=False, soft_wrap=True)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     write_environment(folder, _arguments())
     datamodule: LightningDataModule = instantiate(config.data)
@@ -156,6 +158,22 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
         if page is not None:
             summary = replace(summary, artefacts={**summary.artefacts, "Report": str(page)})
     return summary
+
+
+def _named_checkpoints(config: DictConfig) -> list[str]:
+    """Weights that some part of the config reads besides the checkpoint that the run goes on from."""
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    pending: list[Any] = [value for name, value in settings.items() if name != "ckpt_path"]
+    found: list[str] = []
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str) and value.endswith(".ckpt"):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+    return found
 
 
 def _arguments() -> list[str]:

@@ -80,7 +80,7 @@ def calls(tmp_path_factory) -> dict[str, Call]:
             "callbacks.privacy.noise_multiplier=4",
             "compare_nonprivate=false",
         ],
-        "without": ["hydra.run.dir=run", *_SHORT, "callbacks=none"],
+        "without": ["hydra.run.dir=run", *_SHORT, "callbacks=none", "+start=run/weights/base.ckpt"],
         "sweep": ["-m", *_SHORT, "trainer.max_epochs=1", "compare_nonprivate=false", "callbacks.privacy.epsilon=2,4"],
         "unknown key": ["callbacks.privacy.epsilonn=8"],
         "unknown option": ["data=cifar"],
@@ -126,6 +126,9 @@ def _leave_an_earlier_run(folder: Path) -> None:
     ledger.charge(SampledGaussian(2.0, 0.02), count=100, label="training")
     write_ledger(folder, ledger)
     AuditResult(kind="canaries", title="a", verdict="broken", sentence="9 was shown.").write(folder)
+    (folder / "weights").mkdir()
+    for name in ("base.ckpt", "best.ckpt"):
+        (folder / "weights" / name).touch()
 
 
 def _rows(call: Call) -> dict[str, list[str]]:
@@ -204,7 +207,12 @@ def test_a_run_in_a_folder_of_another_says_nothing_of_that_one(calls):
     folder = calls["without"].folder / "run"
     assert not (folder / "ledger.json").exists()
     assert json.loads((folder / "report.json").read_text())["audits"] == []
-    assert sorted(path.name for path in (folder / "earlier_0").iterdir()) == ["audit_canaries.json", "ledger.json"]
+    aside = {path.relative_to(folder).as_posix() for path in folder.glob("earlier_0/**/*") if path.is_file()}
+    assert aside == {f"earlier_0/{name}" for name in ("audit_canaries.json", "ledger.json", "weights/best.ckpt")}
+    # The config of this run has its name.
+    assert [path.name for path in (folder / "weights").iterdir()] == ["base.ckpt"]
+    assert f"earlier run left in this folder is now in {folder}/earlier_0" in calls["without"].out
+    assert "earlier run" not in calls["private"].out
     assert "earlier_0" not in [path.name for path in (calls["private"].folder / "run").iterdir()]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_privacy.report.run_journals import EARLIER
+from lightning_privacy.report._run_tree import walk_run
 
 __all__ = ["FairnessRecord", "Figure", "fairness_files", "read_fairness", "wilson"]
 
@@ -102,10 +102,10 @@ def fairness_files(folder: Path) -> list[Path]:
         folder: Of the run.
     """
     found: list[Path] = []
-    for place in sorted(folder.glob("*")):
-        if place.is_dir() and place.name not in _SKIPPED and not place.name.startswith((".", EARLIER)):
-            found += [*sorted(place.glob("*.csv")), *sorted(place.glob("*/*.csv"))]
-    return [path for path in found if _NAME.fullmatch(path.name)]
+    for here, folders, files in walk_run(folder):
+        folders[:] = [name for name in folders if name not in _SKIPPED]
+        found += [here / name for name in files if here != folder and _NAME.fullmatch(name)]
+    return sorted(found)
 
 
 def _tables(reader: csv.DictReader[str], *, name: str, stage: str, step: int) -> list[FairnessRecord]:

@@ -12,23 +12,21 @@ Example:
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from lightning_privacy._text_file import write_text
 from lightning_privacy.callbacks.classification_tally import CLASSIFICATION_FILE
 from lightning_privacy.report._fairness_record import fairness_files
+from lightning_privacy.report._run_tree import EARLIER
+from lightning_privacy.report.earlier_weights import earlier_weights
 from lightning_privacy.report.ledger_file import LEDGER_FILE
-from lightning_privacy.report.run_journals import EARLIER, JOURNALS_FILE, journal_files
+from lightning_privacy.report.run_journals import JOURNALS_FILE, journal_files
 from lightning_privacy.report.run_record import PREPARATION_FILE, audit_files
-from lightning_privacy.serving.exported_model import MANIFEST
 from lightning_privacy.sweeps.result import RESULT_NAME
 
 __all__ = ["put_aside"]
 
-# A later run that is private covers the weights it made, and not those of an earlier one. Lightning looks for what it
-# goes on from by itself after a cluster's signal: those files stay.
-_WEIGHTS = (*(f"{'*/' * depth}checkpoints" for depth in range(4)), "*.ckpt")
-_FOUND_BY_LIGHTNING = "hpc_ckpt_"
 # They stand for what Lightning finds in the folder.
 _WORDS = ("last", "best", "hpc")
 _METRICS = ("metrics/metrics.csv", "metrics.csv")
@@ -46,16 +44,20 @@ _FILES = (
 )
 
 
-def put_aside(folder: Path, *, checkpoint: str | Path | None = None) -> Path | None:
+def put_aside(
+    folder: Path, *, checkpoint: str | Path | None = None, inputs: Collection[str | Path] = ()
+) -> Path | None:
     """Move the account, the report, the audits and the weights of an earlier run to ``earlier_0``, ``earlier_1``, ...
 
-    Journals of private steps stay where checkpoints say they are. Fairness tables, curves and the checkpoints beside
-    the one that the run goes on from stay too, as they are of the same run.
+    A later run that is private covers the weights it made, and not those of an earlier one, wherever in the folder
+    they are. Journals of private steps stay where checkpoints say they are. Fairness tables, curves and the checkpoints
+    beside the one that the run goes on from stay too, as they are of the same run.
 
     Args:
         folder: Of the run that is about to start.
         checkpoint: What it goes on from, or one of Lightning's words for it; then the journals that are there may be
             its own. None for a run that starts anew.
+        inputs: Other checkpoints that it reads; they stay.
 
     Returns:
         Where they are now; None where there was nothing to move.
@@ -63,13 +65,15 @@ def put_aside(folder: Path, *, checkpoint: str | Path | None = None) -> Path | N
     Raises:
         OSError: They can't be moved; the run must not start, or it would be taken for the earlier one.
     """
-    left = [path for path in _weights(folder) if not _holds(path, checkpoint)]
-    left += [path for path in (*audit_files(folder), *(folder / name for name in _FILES)) if path.is_file()]
+    read = {Path(each).resolve() for each in inputs}
+    weights = [path for path in earlier_weights(folder, inputs=read) if not _goes_on(path, checkpoint)]
+    told = [*audit_files(folder), *(path for name in _FILES if (path := folder / name).is_file())]
     journals: dict[str, int] = {}
     if checkpoint is None:
         # A table of more steps than the next run takes would be taken for that one's last.
-        left = [*fairness_files(folder), *(path for name in _METRICS if (path := folder / name).is_file()), *left]
+        told = [*fairness_files(folder), *(path for name in _METRICS if (path := folder / name).is_file()), *told]
         journals = {path.relative_to(folder).as_posix(): path.stat().st_size for path in journal_files(folder)}
+    left = weights + [path for path in told if not any(path.is_relative_to(whole) for whole in weights)]
     if not left and not journals:
         return None
     number = 0
@@ -86,24 +90,11 @@ def put_aside(folder: Path, *, checkpoint: str | Path | None = None) -> Path | N
     return aside
 
 
-def _weights(folder: Path) -> list[Path]:
-    """Checkpoints and exported models, each folder of them as a whole."""
-    found = {path for pattern in _WEIGHTS for path in folder.glob(pattern)}
-    found |= {path.parent for path in folder.glob(f"*/{MANIFEST}")}
-    # A run that was given no place for its checkpoints has them beside those of its loggers, never inside of others.
-    return sorted(
-        path
-        for path in found
-        if not path.relative_to(folder).parts[0].startswith((EARLIER, "."))
-        and not path.name.startswith(_FOUND_BY_LIGHTNING)
-        and found.isdisjoint(path.parents)
-    )
-
-
-def _holds(path: Path, checkpoint: str | Path | None) -> bool:
-    """Whether a run goes on from what is there."""
+def _goes_on(path: Path, checkpoint: str | Path | None) -> bool:
+    """Whether a run goes on from what is there, or beside it."""
     if checkpoint is None:
         return False
     if str(checkpoint) in _WORDS or str(checkpoint).startswith("registry"):
         return True
-    return Path(checkpoint).resolve().is_relative_to(path.resolve())
+    place, start = path.resolve(), Path(checkpoint).resolve()
+    return start.is_relative_to(place) or (path.suffix == start.suffix and place.parent == start.parent)

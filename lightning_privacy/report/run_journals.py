@@ -21,10 +21,10 @@ from pathlib import Path
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.accounting.journal import LedgerJournal, missing_charges
 from lightning_privacy.errors import CheckpointError
+from lightning_privacy.report._run_tree import EARLIER, walk_run
 
-__all__ = ["EARLIER", "JOURNALS_FILE", "charge_journals", "journal_files"]
+__all__ = ["JOURNALS_FILE", "charge_journals", "journal_files"]
 
-EARLIER = "earlier_"
 JOURNALS_FILE = "journals.json"
 """In a folder of what an earlier run left: its journals in the run's folder, and how many bytes they had at its end."""
 
@@ -44,23 +44,21 @@ def journal_files(folder: Path) -> list[Path]:
         CheckpointError: The list of an earlier run's journals can't be read.
         OSError: Likewise.
     """
-    # Where Lightning's loggers write: the folder itself, one of its folders, or a version in there.
-    patterns = [f"{'*/' * depth}{_FOLDER}/*.jsonl" for depth in range(4)]
-    found = [path for pattern in patterns for path in folder.glob(pattern)]
+    # Beside what Lightning's loggers write, wherever in the folder that is.
+    found = [
+        here / name
+        for here, _, files in walk_run(folder)
+        if here.name == _FOLDER
+        for name in files
+        if name.endswith(".jsonl") and not name.startswith(_OF_SWEEPS)
+    ]
     others: set[tuple[str, int]] = set()
     for path in folder.glob(f"{EARLIER}*/{JOURNALS_FILE}"):
         try:
             others.update((str(name), int(size)) for name, size in json.loads(path.read_bytes()).items())
         except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} holds no list of journals: {error}") from error
-    return sorted(
-        path
-        for path in found
-        if path.is_file()
-        and not path.name.startswith(_OF_SWEEPS)
-        and not path.relative_to(folder).parts[0].startswith(EARLIER)
-        and (path.relative_to(folder).as_posix(), path.stat().st_size) not in others
-    )
+    return sorted(path for path in found if (path.relative_to(folder).as_posix(), path.stat().st_size) not in others)
 
 
 def charge_journals(ledger: PrivacyLedger, folder: Path) -> list[str]:

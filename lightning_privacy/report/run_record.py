@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from lightning_privacy.audit.audit_file import AuditResult
 from lightning_privacy.callbacks.classification_tally import CLASSIFICATION_FILE
 from lightning_privacy.errors import ConfigurationError, LightningPrivacyError
 from lightning_privacy.report._fairness_record import FairnessRecord, read_fairness
+from lightning_privacy.report._run_tree import walk_run
 from lightning_privacy.report.environment import ENVIRONMENT_FILE
 from lightning_privacy.report.ledger_file import LEDGER_FILE
-from lightning_privacy.report.run_journals import EARLIER
 
 __all__ = ["PREPARATION_FILE", "RunRecord", "audit_files"]
 
@@ -214,9 +215,10 @@ def audit_files(folder: Path) -> list[Path]:
     Args:
         folder: Of the run.
     """
-    # A callback of a trainer without this package's command writes to the folder of its logger.
-    found = [*folder.glob("audit_*.json"), *folder.glob("[!.]*/audit_*.json")]
-    return sorted(path for path in found if not path.relative_to(folder).parts[0].startswith(EARLIER))
+    # A callback of a trainer without this package's command writes to the folder of its logger, wherever that is.
+    return sorted(
+        here / name for here, _, files in walk_run(folder) for name in files if fnmatchcase(name, "audit_*.json")
+    )
 
 
 def _audits(folder: Path, missing: list[str]) -> tuple[dict[str, AuditResult], tuple[str, ...]]:

@@ -23,12 +23,23 @@ KINDS = [
 
 
 @pytest.mark.parametrize("release", KINDS, ids=lambda release: release.label)
-@pytest.mark.parametrize("count", [1, 2, 30, 1000])
+@pytest.mark.parametrize("count", [1, 2, 3, 30, 255, 256, 257, 1000])
 @pytest.mark.parametrize("delta", [1e-8, 1e-5, 0.05])
 def test_repeat_agrees_with_dp_accounting(release, count: int, delta: float) -> None:
     expected = repeated(release, count, INTERVAL, ADJACENCY).get_epsilon_for_delta(delta)
     one = GridLoss.of(single(release, INTERVAL, ADJACENCY), interval=INTERVAL)
     assert one.repeat(count).epsilon(delta) == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_a_distribution_is_repeated_as_often_as_asked_whatever_was_asked_before() -> None:
+    """Transforms are kept for the next count; counts go through two ways of taking a power, and several lengths."""
+    one = GridLoss.of(single(KINDS[0], INTERVAL, ADJACENCY), interval=INTERVAL)
+    for count in (5, 6, 300, 7, 256, 257, 2):
+        fresh = GridLoss.of(single(KINDS[0], INTERVAL, ADJACENCY), interval=INTERVAL).repeat(count)
+        kept = one.repeat(count)
+        np.testing.assert_array_equal(kept.remove.mass, fresh.remove.mass)
+        sums = one.repeat(count - 1).compose(one)
+        assert kept.epsilon(1e-6) == pytest.approx(sums.epsilon(1e-6), rel=1e-9)
 
 
 def test_compose_agrees_with_dp_accounting() -> None:

@@ -67,7 +67,8 @@ def _weights(folder):
     names = (
         "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics/checkpoints/epoch=1.ckpt", "by_hand.ckpt",
         "lightning_logs/version_0/checkpoints/epoch=0.ckpt", "deployed/manifest.json", "deployed/model.onnx",
-        "export/manifest.json",
+        "out/deep/manifest.json", "out/deep/model.safetensors", "models/z.ckpt", "models/a/b/c/d/sharded.ckpt/part_0",
+        "a/b/c/d/checkpoints/y.ckpt",
     )  # fmt: skip
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +88,47 @@ def test_weights_of_the_earlier_run_are_not_among_those_that_the_next_one_covers
     assert put_aside(used) is None
 
 
+def test_weights_that_the_next_run_reads_stay(used, monkeypatch):
+    names = _weights(used) | {"checkpoints/notes.txt"}
+    (used / "checkpoints" / "notes.txt").touch()
+    monkeypatch.chdir(used)
+    put_aside(used, inputs=["models/z.ckpt", str(used / "checkpoints" / "best.ckpt"), "models/a/b/c/d/sharded.ckpt"])
+    read = {"models/z.ckpt", "checkpoints/best.ckpt", "models/a/b/c/d/sharded.ckpt/part_0"}
+    assert _there(used, names) == read | {"checkpoints/notes.txt"}
+
+
+@pytest.mark.parametrize("place", ["runs/day/time", ".cache"])
+def test_weights_of_other_runs_and_hidden_ones_stay(used, place):
+    """As where the run folder is the folder of the whole project."""
+    other = used / place / "checkpoints" / "last.ckpt"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    if place != ".cache":
+        (used / place / "environment.json").touch()
+    put_aside(used)
+    assert other.exists()
+
+
+def test_files_of_other_tools_with_the_names_of_ours_stay(used):
+    names = {"web/manifest.json", "web/page.html", "pretrained/model.safetensors", "checkpoints/no_weights.py"}
+    for name in names:
+        (used / name).parent.mkdir(exist_ok=True)
+        (used / name).touch()
+    put_aside(used)
+    assert _there(used, names) == names
+
+
+def test_what_is_said_beside_weights_goes_with_them(used):
+    _weights(used)
+    for place in ("deployed", "checkpoints", "logs/a/b/version_0"):
+        (used / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(used / "audit_canaries.json", used / place / "audit_it.json")
+    aside = put_aside(used)
+    found = {path.relative_to(aside).as_posix() for path in aside.rglob("audit_it.json")}
+    assert found == {f"{place}/audit_it.json" for place in ("deployed", "checkpoints", "logs/a/b/version_0")}
+    assert list(used.glob("[!e]*/**/audit_it.json")) == []
+
+
 def test_weights_alone_are_put_aside_too(tmp_path):
     """As a run without privacy leaves them that was killed."""
     names = _weights(tmp_path)
@@ -100,6 +142,13 @@ def test_what_lightning_looks_for_by_itself_stays(used, word):
     (used / "hpc_ckpt_1.ckpt").touch()
     put_aside(used, checkpoint=word)
     assert _there(used, names) == names
+
+
+def test_checkpoints_in_a_folder_of_any_name_beside_the_one_that_a_run_goes_on_from_stay(used):
+    names = _weights(used) | {"models/other.ckpt"}
+    (used / "models" / "other.ckpt").touch()
+    put_aside(used, checkpoint=used / "models" / "z.ckpt")
+    assert _there(used, names) == {"models/z.ckpt", "models/other.ckpt"}
 
 
 def test_checkpoints_beside_the_one_that_a_run_goes_on_from_stay(used, monkeypatch):

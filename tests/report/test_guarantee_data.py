@@ -116,8 +116,10 @@ def test_p25_noise_from_a_seed_is_no_guarantee_whatever_epsilon_says(tmp_path):
     assert found["precise"] is None
 
 
-def test_an_audit_that_is_broken_breaks_the_guarantee(run_copy):
-    AuditResult(kind="canaries", title="Again", verdict="broken", sentence="9 was shown.").write(run_copy, name="z")
+@pytest.mark.parametrize("place", [".", "logs/of/some/depth/version_0"])
+def test_an_audit_that_is_broken_breaks_the_guarantee(run_copy, place):
+    result = AuditResult(kind="canaries", title="Again", verdict="broken", sentence="9 was shown.")
+    result.write(run_copy / place, name="z")
     found = _guarantee(run_copy)
     assert found["status"] == "broken"
     assert found["precise"].startswith("Promised, and contradicted by an audit")
@@ -201,10 +203,11 @@ def test_a_ledger_beside_the_summary_of_a_run_without_privacy_is_not_its_own(run
     assert any("it was not this run" in sentence for sentence in data["missing"])
 
 
-def test_p26_steps_that_only_a_journal_knows_are_counted(tmp_path):
+@pytest.mark.parametrize("where", ["metrics", "logs/of/some/depth/version_0"])
+def test_p26_steps_that_only_a_journal_knows_are_counted(tmp_path, where):
     release = SampledGaussian(8.0, 0.1)
     write_ledger(tmp_path, _ledger((release, "training")))
-    place = tmp_path / "metrics" / "privacy_ledger"
+    place = tmp_path / where / "privacy_ledger"
     place.mkdir(parents=True)
     with LedgerJournal(place / "a1.jsonl", "a1") as journal:
         journal.record(release, total_count=1)
@@ -218,10 +221,22 @@ def test_p26_steps_that_only_a_journal_knows_are_counted(tmp_path):
     found = data["guarantee"]
     assert (found["status"], found["epsilon"]) == ("private", right.epsilon(exact=True))
     assert found["replace_one_epsilon"] == right.replace_one_epsilon()
-    assert any("metrics/privacy_ledger/a1.jsonl knows of more steps" in sentence for sentence in data["missing"])
+    assert any(f"{where}/privacy_ledger/a1.jsonl knows of more steps" in sentence for sentence in data["missing"])
     # What was charged is told as it is counted.
     assert [(each["count"], each["label"]) for each in found["releases"]] == [(1, "training"), (499, "journal")]
     assert ModelCard(data).text().count("499") == 1
+
+
+def test_p26_a_journal_of_another_run_below_is_not_counted(tmp_path):
+    """As where the run folder is the folder of the whole project."""
+    release = SampledGaussian(8.0, 0.1)
+    write_ledger(tmp_path, _ledger((release, "training")))
+    place = tmp_path / "runs" / "other" / "privacy_ledger"
+    place.mkdir(parents=True)
+    (place.parent / "environment.json").write_text("{}")
+    with LedgerJournal(place / "a1.jsonl", "a1") as journal:
+        journal.record(release, total_count=500)
+    assert _guarantee(tmp_path)["epsilon"] == _ledger((release, "")).epsilon(exact=True)
 
 
 def test_p26_what_single_classes_cost_is_not_told_for_fewer_steps_than_were_taken(tmp_path):
