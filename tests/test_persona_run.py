@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lightning_privacy.accounting import LaplaceRelease, PrivacyLedger, SampledGaussian, TruncatedSampledGaussian
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.accounting.releases import SelectionRelease
 from lightning_privacy.cli import run
 from lightning_privacy.data import AugmentationDataModule, PersonaDataModule
@@ -151,7 +152,8 @@ def test_p34_what_epsilon_is_for_a_person_in_several_records_is_told(tmp_path: P
     options = ["data.max_records_per_person=2", "data.num_persons=300"]
     guarantee = run(composed(tmp_path, *options), tmp_path, Console(file=io.StringIO())).guarantee
     (told,) = [caveat for caveat in guarantee.caveats if "for a person, both at delta" in caveat]
-    assert told.startswith(f"A person may be in 2 records: epsilon is {guarantee.epsilon:.4g} for a record and ")
+    record = epsilon_text(guarantee.epsilon)
+    assert told.startswith(f"A person may be in 2 records: epsilon is {record} for a record and ")
 
 
 def test_a_budget_that_is_too_small_stops_before_the_stage_and_names_it(tmp_path: Path) -> None:

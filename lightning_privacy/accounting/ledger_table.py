@@ -5,7 +5,7 @@ Example:
     >>> from lightning_privacy.accounting.releases import LaplaceRelease
     >>> table = LedgerTable(history=[(LaplaceRelease(1.0), 1, "counts")], delta=1e-6, budget=2.0, unit="example")
     >>> print(str(table).splitlines()[0])
-    Privacy of each example: epsilon 0.999998 at delta 1e-06 (budget 2)
+    Privacy of each example: epsilon 1.000 at delta 1e-06 (budget 2)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import cached_property
 
 from dp_accounting.privacy_accountant import NeighboringRelation
 
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.accounting.pld import exact_epsilon
 from lightning_privacy.accounting.releases import Release
 from lightning_privacy.errors import UnsupportedError
@@ -87,13 +88,14 @@ class LedgerTable:
 
     def __str__(self) -> str:
         limit = "" if self.budget is None else f" (budget {self.budget:g})"
-        lines = [f"Privacy of each {self.unit}: epsilon {self.epsilon:.6g} at delta {self.delta:g}{limit}", ""]
+        whole = epsilon_text(self.epsilon, budget=self.budget)
+        lines = [f"Privacy of each {self.unit}: epsilon {whole} at delta {self.delta:g}{limit}", ""]
         rows = [("release", "times", "for", "epsilon alone", "share")]
         for (release, count, label), alone, share in zip(self.history, self.alone, self.shares, strict=True):
-            rows.append((release.label, f"{count:,}", label or "-", f"{alone:.4g}", f"{share:.1%}"))
+            rows.append((release.label, f"{count:,}", label or "-", epsilon_text(alone), f"{share:.1%}"))
         if self.history:
             total = sum(count for _, count, _ in self.history)
-            rows.append(("all together", f"{total:,}", "", f"{self.epsilon:.4g}", ""))
+            rows.append(("all together", f"{total:,}", "", whole, ""))
             widths = [max(len(row[column]) for row in rows) for column in range(5)]
             for position, row in enumerate(rows):
                 cells = [
@@ -121,7 +123,7 @@ class LedgerTable:
 
     def _replace_one_line(self) -> str:
         if self.replace_one is not None:
-            return f"If one {self.unit} is replaced by any other {self.unit}: epsilon {self.replace_one:.6g}."
+            return f"If one {self.unit} is replaced by any other {self.unit}: epsilon {epsilon_text(self.replace_one)}."
         kinds = sorted({release.label for release, _ in self.groups if release.kind in _ZERO_OUT_ONLY})
         return (
             f"If one {self.unit} is replaced by any other {self.unit}: not stated, because "

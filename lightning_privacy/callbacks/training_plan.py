@@ -36,6 +36,7 @@ from typing_extensions import override
 
 from lightning_privacy._lightning import Callback, LightningModule, Trainer, check_trainer
 from lightning_privacy._validate import positive_int
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.callbacks._private_plan import PrivatePlan, Spending
 from lightning_privacy.callbacks._step_memory import StepMemory, optimizer_bytes, row_bytes, tensor_bytes
 from lightning_privacy.callbacks.run_privacy import federation_of, privacy_of
@@ -212,10 +213,11 @@ def _cost(spending: Spending) -> str:
     budget = "" if ledger.budget is None else f" of {ledger.budget:g}"
     if end is None:
         return f"grows with every step, at delta {ledger.delta:g}: there is neither a budget nor an end"
-    text = f"{end:.4g}{budget} at delta {ledger.delta:g} after the last step, per {ledger.unit}"
+    cost = epsilon_text(end, budget=ledger.budget)
+    text = f"{cost}{budget} at delta {ledger.delta:g} after the last step, per {ledger.unit}"
     spent = ledger.epsilon()
     if spent > 0:
-        text += f"; {spent:.4g} of it is spent before"
+        text += f"; {epsilon_text(spent, budget=ledger.budget)} of it is spent before"
     if spending.affordable is not None and limit is not None and spending.affordable < limit:
         text += f". The budget ends training before the {limit:,} steps that the trainer allows"
     return text

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from lightning_privacy._validate import positive_int
 from lightning_privacy.accounting import PrivacyLedger, Release
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.accounting.target import check_target
 from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyBudgetExceeded, PrivacyViolation
 from lightning_privacy.federated.client_draws import ClientDraws
@@ -279,10 +280,11 @@ class ExamplePrivacy:
         worst = self._ledgers.weakest()
         if worst is None:
             return f"Example-level privacy inside each client at delta={self.delta:g}: nothing was released."
+        spent = epsilon_text(self.epsilon(worst, exact=True), budget=self.budget)
         cost, rounds = self._cost(worst), [self.participations(client) for client in self.clients]
         text = (
-            f"Example-level privacy inside each client: epsilon at most {self.epsilon(worst, exact=True):.4g} at "
-            f"delta={self.delta:g}, with noise multiplier {self.noise_multiplier:g} and {self.clipping!r}.\n"
+            f"Example-level privacy inside each client: epsilon at most {spent} at delta={self.delta:g}, with noise "
+            f"multiplier {self.noise_multiplier:g} and {self.clipping!r}.\n"
             f"That is client {worst}: {self._sizes[worst]} examples, {self.participations(worst)} rounds, {cost.count} "
             f"steps at sample rate {cost.rate:.4g}.\n"
             f"{len(self.clients)} of {len(self._sizes)} clients took part, in {min(rounds)} to {max(rounds)} rounds."

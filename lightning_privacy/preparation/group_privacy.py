@@ -48,6 +48,7 @@ from lightning_privacy.accounting import (
     SampledGaussian,
     SelectionRelease,
 )
+from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.accounting.pld import ADJACENCY, Groups, composed, fine_interval, repeated
 from lightning_privacy.errors import ConfigurationError
 
@@ -89,12 +90,13 @@ class GroupGuarantee:
 
     def sentence(self) -> str:
         """The guarantee in one sentence, for a report or the caveats of a ledger."""
+        value = "unbounded" if math.isinf(self.epsilon) else epsilon_text(self.epsilon)
         if self.records == 1:
-            return f"Each person is in one record: epsilon {self.epsilon:.4g} at delta {self.delta:g} is per person."
+            return f"Each person is in one record: epsilon {value} at delta {self.delta:g} is per person."
         how = "composed release by release" if self.exact else "the general bound of group privacy"
-        value = "unbounded" if math.isinf(self.epsilon) else f"{self.epsilon:.4g}"
+        record = epsilon_text(self.record_epsilon)
         return (
-            f"A person may be in {self.records} records: epsilon is {self.record_epsilon:.4g} for a record and {value} "
+            f"A person may be in {self.records} records: epsilon is {record} for a record and {value} "
             f"for a person, both at delta {self.delta:g} ({how})."
         )
 

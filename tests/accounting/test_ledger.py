@@ -88,7 +88,7 @@ def test_exact_figure_is_the_accountants() -> None:
     assert ledger.epsilon(exact=True) == accountant.get_epsilon(1e-5)
     assert ledger.epsilon(1e-3) == accountant.get_epsilon(1e-3)
     assert ledger.state_dict()["epsilon"] == accountant.get_epsilon(1e-5)
-    assert f"{accountant.get_epsilon(1e-5):.6g}" in ledger.summary()
+    assert f"epsilon {math.ceil(accountant.get_epsilon(1e-5) * 1000) / 1000:.3f} at delta" in ledger.summary()
     assert accountant.get_epsilon(1e-5) <= ledger.epsilon() <= 1.01 * accountant.get_epsilon(1e-5)
 
 
@@ -283,7 +283,7 @@ def test_p35_one_adjacency_and_the_replace_one_figure_apart() -> None:
     assert ledger.replace_one_epsilon() > ledger.epsilon(exact=True)
     text = ledger.summary()
     assert "replaced by an empty one" in text
-    assert f"epsilon {accountant.get_epsilon(1e-5):.6g}." in text
+    assert f"epsilon {math.ceil(accountant.get_epsilon(1e-5) * 1000) / 1000:.3f}." in text
     ledger.charge(LaplaceRelease(0.1))
     assert ledger.replace_one_epsilon() is None
     assert "not stated, because Laplace (epsilon 0.1) does not compose" in ledger.summary()

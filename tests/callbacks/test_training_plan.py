@@ -86,7 +86,7 @@ def test_no_noise_is_no_privacy():
     with pytest.warns(UserWarning, match="NOT PRIVATE"):
         _trainer(plan, DifferentialPrivacy(delta=1e-3, noise_multiplier=0.0)).fit(_model(), _loader())
     assert plan.rows["noise multiplier"] == "0: NOT PRIVATE"
-    assert plan.rows["epsilon"].startswith("inf at delta")
+    assert plan.rows["epsilon"].startswith("infinite at delta")
 
 
 @pytest.mark.parametrize("limits", [{"max_epochs": 2}, {"max_epochs": -1, "max_steps": 5}], ids=["epochs", "steps"])

@@ -208,7 +208,7 @@ def test_a_guarantee_for_a_person_is_group_privacy():
     ledger = PrivacyLedger(delta=1e-5)
     ledger.charge(LaplaceRelease(0.5))
     assert datamodule.guarantee(ledger) == group_privacy(ledger, records=2)
-    assert "epsilon is 0.5 for a record and 1 for a person" in datamodule.guarantee(ledger).sentence()
+    assert "epsilon is 0.500 for a record and 1.000 for a person" in datamodule.guarantee(ledger).sentence()
     check_persons(ledger, 1)
     assert ledger.caveats == ()
 

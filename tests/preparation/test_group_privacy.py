@@ -185,7 +185,7 @@ def test_a_guarantee_of_nothing_is_a_delta_of_one():
 def test_the_sentence_says_both_figures():
     guarantee = group_privacy(_ledger((accounting.LaplaceRelease(0.25), 1)), records=3)
     assert "3 records" in guarantee.sentence()
-    assert "0.25 for a record and 0.75 for a person" in guarantee.sentence()
+    assert "0.250 for a record and 0.750 for a person" in guarantee.sentence()
     assert "per person" in group_privacy(_ledger((accounting.LaplaceRelease(0.25), 1)), records=1).sentence()
 
 
