@@ -317,11 +317,11 @@ class GroupFairness(Callback):
         self._tables = tuple(tables)
         if records and processes.leads and not trainer.fast_dev_run:  # type: ignore[attr-defined] # set by Lightning
             log_table(trainer.loggers, f"{self.name}/{stage}", records, step=step)
-            self._save(folder, f"{stage}-step={step}", records)
+            # A trainer with barebones has no run folder.
+            if self._write is not False and not (self._write is True and trainer.barebones):
+                self._save(folder, f"{stage}-step={step}", records)
 
     def _save(self, folder: str, stem: str, records: list[dict[str, Any]]) -> None:
-        if self._write is False:
-            return
         if self._write is True:
             if "://" in folder:
                 rank_zero_warn(

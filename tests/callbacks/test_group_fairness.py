@@ -30,7 +30,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_privacy._lightning import LightningModule
+from lightning_privacy._lightning import LightningModule, Trainer
 from lightning_privacy.accounting import LaplaceRelease, PrivacyLedger
 from lightning_privacy.callbacks import DifferentialPrivacy
 from lightning_privacy.callbacks._fairness_alignment import RowOrder
@@ -384,6 +384,17 @@ def test_a_folder_of_ones_own_and_none_when_developing(tiny, tmp_path):
     validate(tiny, fairness(write=tmp_path / "no"), DataLoader(Data(), 20), fast_dev_run=True)
     assert not (tmp_path / "no").exists()
     assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*barebones")
+def test_a_barebones_run_has_no_folder_to_write_to_but_the_one_that_is_given(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for where in (True, tmp_path / "given"):
+        callback = fairness(write=where)
+        trainer = Trainer(barebones=True, accelerator="cpu", callbacks=[callback])
+        trainer.validate(Model(), DataLoader(Data(), 20), verbose=False)
+        assert callback.tables
+    assert [path.name for path in tmp_path.iterdir()] == ["given"]
 
 
 class Stream(IterableDataset[Any]):
