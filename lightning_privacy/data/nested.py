@@ -28,12 +28,14 @@ def nested(dataset: Any) -> Iterator[Any]:
     Args:
         dataset: A data set, or None.
     """
-    waiting, seen = [dataset], set[int]()
+    waiting = [dataset]
+    # With the objects: a property may make one for the asking, and once that is gone its id is the next one's.
+    seen: dict[int, Any] = {}
     while waiting:
         current = unproxied(waiting.pop(0))
         if current is None or id(current) in seen:
             continue
-        seen.add(id(current))
+        seen[id(current)] = current
         yield current
         several = getattr(current, "datasets", None)
         if isinstance(several, Mapping):

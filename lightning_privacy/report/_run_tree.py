@@ -18,12 +18,37 @@ from pathlib import Path
 
 from lightning_privacy.report.environment import ENVIRONMENT_FILE
 
-__all__ = ["EARLIER", "walk_run"]
+__all__ = ["earlier_folders", "next_earlier", "walk_run"]
 
-EARLIER = "earlier_"
-"""What an earlier run left in a run folder is in one that is named so, with a number after it."""
+_EARLIER = "earlier_"
+_PUT_ASIDE = re.compile(rf"{_EARLIER}(\d+)")
 
-_PUT_ASIDE = re.compile(rf"{EARLIER}\d+")
+
+def earlier_folders(folder: Path) -> list[Path]:
+    """Where what earlier runs left in a run folder is, the earliest first.
+
+    Args:
+        folder: Of the run.
+    """
+    found = [path for path in folder.glob(f"{_EARLIER}*") if _PUT_ASIDE.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=_number)
+
+
+def next_earlier(folder: Path) -> Path:
+    """The folder for what is put aside next; it is not there yet.
+
+    Args:
+        folder: Of the run.
+    """
+    taken = earlier_folders(folder)
+    number = _number(taken[-1]) + 1 if taken else 0
+    while (folder / f"{_EARLIER}{number}").exists():  # a file, say
+        number += 1
+    return folder / f"{_EARLIER}{number}"
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix(_EARLIER))
 
 
 def walk_run(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:

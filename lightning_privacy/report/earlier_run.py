@@ -18,11 +18,12 @@ from pathlib import Path
 from lightning_privacy._text_file import write_text
 from lightning_privacy.callbacks.classification_tally import CLASSIFICATION_FILE
 from lightning_privacy.report._fairness_record import fairness_files
-from lightning_privacy.report._run_tree import EARLIER
-from lightning_privacy.report.earlier_weights import earlier_weights
+from lightning_privacy.report._run_tree import next_earlier
+from lightning_privacy.report.earlier_weights import earlier_weights, named_in, refuse_linked
 from lightning_privacy.report.ledger_file import LEDGER_FILE
 from lightning_privacy.report.run_journals import JOURNALS_FILE, journal_files
 from lightning_privacy.report.run_record import PREPARATION_FILE, audit_files
+from lightning_privacy.serving.exported_model import MANIFEST
 from lightning_privacy.sweeps.result import RESULT_NAME
 
 __all__ = ["put_aside"]
@@ -51,7 +52,7 @@ def put_aside(
 
     A later run that is private covers the weights it made, and not those of an earlier one, wherever in the folder
     they are. Journals of private steps stay where checkpoints say they are. Fairness tables, curves and the checkpoints
-    beside the one that the run goes on from stay too, as they are of the same run.
+    beside the one that the run goes on from, or named in it, stay too, as they are of the same run.
 
     Args:
         folder: Of the run that is about to start.
@@ -63,10 +64,14 @@ def put_aside(
         Where they are now; None where there was nothing to move.
 
     Raises:
+        ConfigurationError: Some can't be told from those of other runs, behind a link.
         OSError: They can't be moved; the run must not start, or it would be taken for the earlier one.
     """
+    if checkpoint is None:
+        refuse_linked(folder)
     read = {Path(each).resolve() for each in inputs}
-    weights = [path for path in earlier_weights(folder, inputs=read) if not _goes_on(path, checkpoint)]
+    named = set() if checkpoint is None or _is_word(checkpoint) else named_in(Path(checkpoint))
+    weights = [path for path in earlier_weights(folder, inputs=read) if not _stays(path, checkpoint, named)]
     told = [*audit_files(folder), *(path for name in _FILES if (path := folder / name).is_file())]
     journals: dict[str, int] = {}
     if checkpoint is None:
@@ -76,10 +81,7 @@ def put_aside(
     left = weights + [path for path in told if not any(path.is_relative_to(whole) for whole in weights)]
     if not left and not journals:
         return None
-    number = 0
-    while (folder / f"{EARLIER}{number}").exists():
-        number += 1
-    aside = folder / f"{EARLIER}{number}"
+    aside = next_earlier(folder)
     aside.mkdir()
     if journals:
         write_text(aside / JOURNALS_FILE, json.dumps(journals, indent=1) + "\n")
@@ -90,11 +92,17 @@ def put_aside(
     return aside
 
 
-def _goes_on(path: Path, checkpoint: str | Path | None) -> bool:
-    """Whether a run goes on from what is there, or beside it."""
-    if checkpoint is None:
+def _stays(path: Path, checkpoint: str | Path | None, named: Collection[Path]) -> bool:
+    """Whether weights are of the run that goes on: beside its checkpoint, or named in it; exports are made anew."""
+    if checkpoint is None or (path / MANIFEST).is_file():
         return False
-    if str(checkpoint) in _WORDS or str(checkpoint).startswith("registry"):
+    if _is_word(checkpoint):
         return True
     place, start = path.resolve(), Path(checkpoint).resolve()
-    return start.is_relative_to(place) or (path.suffix == start.suffix and place.parent == start.parent)
+    return (
+        start.is_relative_to(place) or place in named or (path.suffix == start.suffix and place.parent == start.parent)
+    )
+
+
+def _is_word(checkpoint: str | Path) -> bool:
+    return str(checkpoint) in _WORDS or str(checkpoint).startswith("registry")

@@ -7,22 +7,28 @@ Example:
     ...         Path(folder, name).parent.mkdir(parents=True)
     ...         Path(folder, name).touch()
     ...     [path.relative_to(folder).as_posix() for path in earlier_weights(Path(folder))]
-    ['checkpoints', 'models/a/best.ckpt']
+    ['checkpoints/last.ckpt', 'models/a/best.ckpt']
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
+import torch
+
+from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.report._run_tree import walk_run
 from lightning_privacy.serving.exported_model import MANIFEST
 from lightning_privacy.serving.manifest import FILES
 
-__all__ = ["earlier_weights"]
+__all__ = ["earlier_weights", "named_in", "refuse_linked"]
 
 _SUFFIX = ".ckpt"
 _CHECKPOINTS = "checkpoints"
+# Of subclasses of ModelCheckpoint that write something else; elsewhere files of such names are anything.
+_OTHERS = (".pt", ".pth", ".bin", ".safetensors")
 # Lightning looks for what it goes on from by itself after a cluster's signal: those files stay.
 _FOUND_BY_LIGHTNING = "hpc_ckpt_"
 
@@ -30,9 +36,8 @@ _FOUND_BY_LIGHTNING = "hpc_ckpt_"
 def earlier_weights(folder: Path, *, inputs: Collection[Path] = ()) -> list[Path]:
     """Find the weights in a run folder, whatever places the run was given for them.
 
-    A folder named ``checkpoints`` that holds some is found as a whole, and so is one that
-    :func:`~lightning_privacy.serving.export` wrote. Hidden folders, those of other runs and what links lead to are not
-    searched.
+    A folder that :func:`~lightning_privacy.serving.export` wrote is found as a whole. Hidden folders, those of other
+    runs and what links lead to are not searched.
 
     Args:
         folder: Of the run.
@@ -50,24 +55,50 @@ def _found(folder: Path, inputs: frozenset[Path]) -> Iterator[Path]:
             folders.clear()
             yield here
             continue
-        whole = {name for name in folders if _holds_weights(here / name, inputs)}
-        yield from (here / name for name in whole)
-        yield from (here / name for name in files if _is_weights(here / name, inputs))
-        folders[:] = [name for name in folders if name not in whole and not name.endswith(_SUFFIX)]
+        of_checkpoints = _CHECKPOINTS in here.relative_to(folder).parts
+        for name in (*folders, *files):
+            path = here / name
+            suffixes = (_SUFFIX, *_OTHERS) if of_checkpoints and name in files else (_SUFFIX,)
+            if path.suffix not in suffixes or name.startswith(_FOUND_BY_LIGHTNING) or path.resolve() in inputs:
+                continue
+            yield path
+        # A folder of such a name is one checkpoint, in parts.
+        folders[:] = [name for name in folders if not name.endswith(_SUFFIX)]
 
 
-def _is_weights(path: Path, inputs: frozenset[Path]) -> bool:
-    if path.suffix != _SUFFIX or path.name.startswith(_FOUND_BY_LIGHTNING):
-        return False
-    return path.resolve() not in inputs
+def refuse_linked(folder: Path) -> None:
+    """Refuse to start a run anew where its checkpoints would lie beside others, behind a link.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        ConfigurationError: ``checkpoints`` is a link to a folder that holds some, perhaps of other runs too.
+    """
+    for here, folders, _ in walk_run(folder):
+        path = here / _CHECKPOINTS
+        if _CHECKPOINTS in folders and path.is_symlink() and any(path.glob(f"*{_SUFFIX}")):
+            raise ConfigurationError(
+                f"{path} is a link to {path.resolve()}, which holds checkpoints: a private run beside them would be "
+                "taken for theirs, and they are not moved, as they may be of other runs too. Let the link lead to an "
+                "empty folder, or use another run folder (hydra.run.dir=...)"
+            )
 
 
-def _holds_weights(path: Path, inputs: frozenset[Path]) -> bool:
-    """Whether a folder is one checkpoint, in parts, or one of checkpoints and nothing that is still read."""
-    if path.suffix == _SUFFIX:
-        return _is_weights(path, inputs)
-    return (
-        path.name == _CHECKPOINTS
-        and any(path.rglob(f"*{_SUFFIX}"))
-        and not any(each.is_relative_to(path.resolve()) for each in inputs)
-    )
+def named_in(checkpoint: Path) -> set[Path]:
+    """The checkpoints that a run had written when it wrote this one, as far as the states of its callbacks name them.
+
+    Args:
+        checkpoint: Of the run.
+
+    Returns:
+        Resolved paths; none where it can't be read without trusting it, or without a key.
+    """
+    try:
+        saved = torch.load(checkpoint, map_location="meta", weights_only=True)
+        states = [state for state in saved["callbacks"].values() if isinstance(state, Mapping)]
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, UnpicklingError):
+        return set()  # the run itself says what is wrong with it
+    names = [state.get(key) for state in states for key in ("best_model_path", "last_model_path")]
+    names += [name for state in states for name in state.get("best_k_models") or ()]
+    return {Path(name).resolve() for name in names if isinstance(name, str) and name}

@@ -21,7 +21,7 @@ from pathlib import Path
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.accounting.journal import LedgerJournal, missing_charges
 from lightning_privacy.errors import CheckpointError
-from lightning_privacy.report._run_tree import EARLIER, walk_run
+from lightning_privacy.report._run_tree import earlier_folders, walk_run
 
 __all__ = ["JOURNALS_FILE", "charge_journals", "journal_files"]
 
@@ -53,7 +53,9 @@ def journal_files(folder: Path) -> list[Path]:
         if name.endswith(".jsonl") and not name.startswith(_OF_SWEEPS)
     ]
     others: set[tuple[str, int]] = set()
-    for path in folder.glob(f"{EARLIER}*/{JOURNALS_FILE}"):
+    for path in (aside / JOURNALS_FILE for aside in earlier_folders(folder)):
+        if not path.is_file():
+            continue
         try:
             others.update((str(name), int(size)) for name, size in json.loads(path.read_bytes()).items())
         except (ValueError, TypeError, AttributeError) as error:

@@ -41,3 +41,21 @@ def test_a_data_set_that_has_itself_inside_ends():
 
     assert len(list(nested(Around()))) == 1
     assert list(nested(None)) == []
+
+
+class _Made:
+    """Makes what is inside of it whenever it is asked, and keeps nothing of it."""
+
+    def __init__(self, inner, depth):
+        self._inner, self._depth = inner, depth
+
+    @property
+    def dataset(self):
+        return _Made(self._inner, self._depth - 1) if self._depth else self._inner
+
+
+@pytest.mark.parametrize("depth", range(8))
+def test_data_sets_that_are_made_for_the_asking_are_looked_into(depth):
+    found = list(nested(_Made(RESAMPLED, depth)))
+    assert [type(each) for each in found[: depth + 2]] == [_Made] * (depth + 1) + [ResampledDataset]
+    assert is_resampled(_Made(RESAMPLED, depth))

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_privacy import DifferentialPrivacy
 from lightning_privacy._lightning import LightningModule, ModelCheckpoint, Trainer
 from lightning_privacy.report.earlier_run import put_aside
+from lightning_privacy.report.earlier_weights import named_in
 from lightning_privacy.report.ledger_file import write_ledger
 from lightning_privacy.report.report_data import report_data
 from lightning_privacy.report.run_journals import journal_files
@@ -30,12 +31,12 @@ class _Model(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def _fit(folder, epochs, checkpoint=None, noise=2.0):
+def _fit(folder, epochs, checkpoint=None, noise=2.0, others=()):
     """Four steps an epoch, and a checkpoint after each."""
     privacy = DifferentialPrivacy(delta=1e-3, noise_multiplier=noise)
     kept = ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_top_k=-1)
     trainer = Trainer(
-        max_epochs=epochs, callbacks=[privacy, kept], logger=False, accelerator="cpu", default_root_dir=folder,
+        max_epochs=epochs, callbacks=[privacy, kept, *others], logger=False, accelerator="cpu", default_root_dir=folder,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     data = TensorDataset(torch.ones(40, 3), torch.zeros(40, dtype=torch.long))
@@ -77,3 +78,31 @@ def test_p26_what_a_run_took_after_its_ledger_was_written_is_found_in_the_journa
     assert _steps(whole) > _steps(short)
     found = report_data(RunRecord.read(tmp_path))["guarantee"]
     assert found["epsilon"] == pytest.approx(whole.epsilon(exact=True))
+
+
+def test_checkpoints_that_the_one_a_run_goes_on_from_names_stay_wherever_they_are(tmp_path):
+    def best():
+        return ModelCheckpoint(tmp_path / "best", monitor="privacy/epsilon", filename="{step}", save_top_k=2)
+
+    _fit(tmp_path, 3, others=[best()])
+    names = {path.name for path in (tmp_path / "best").iterdir()}
+    assert names == {"step=4.ckpt", "step=8.ckpt"}
+    (tmp_path / "best" / "of_another.ckpt").touch()
+    checkpoint = tmp_path / "checkpoints" / "epoch=2.ckpt"
+    assert named_in(checkpoint) >= {tmp_path / "best" / name for name in names}
+    assert put_aside(tmp_path, checkpoint=checkpoint) == tmp_path / "earlier_0"
+    assert {path.name for path in (tmp_path / "best").iterdir()} == names
+    again = best()
+    _fit(tmp_path, 4, checkpoint, others=[again])
+    assert (tmp_path / "best" / "step=4.ckpt").exists()
+    assert again.best_model_path == str(tmp_path / "best" / "step=4.ckpt")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut", {"callbacks": 3}, {}, {"callbacks": {"a": [1]}}])
+def test_a_checkpoint_that_cannot_be_read_names_none(tmp_path, content):
+    path = tmp_path / "last.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    assert named_in(path) == set()

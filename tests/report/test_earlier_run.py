@@ -9,6 +9,8 @@ import pytest
 
 from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
 from lightning_privacy.accounting.journal import LedgerJournal
+from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.report._run_tree import earlier_folders
 from lightning_privacy.report.earlier_run import put_aside
 from lightning_privacy.report.ledger_file import write_ledger
 from lightning_privacy.report.report_data import report_data
@@ -109,6 +111,32 @@ def test_weights_of_other_runs_and_hidden_ones_stay(used, place):
     assert other.exists()
 
 
+def test_what_is_in_a_folder_of_checkpoints_and_is_not_of_the_run_stays(used):
+    stays = {
+        "checkpoints/of/another/environment.json", "checkpoints/of/another/checkpoints/last.ckpt",
+        "checkpoints/.cache/other.ckpt", "checkpoints/hpc_ckpt_1.ckpt", "checkpoints/notes.txt",
+    }  # fmt: skip
+    goes = {"checkpoints/best.pt", "checkpoints/deep/er/last.safetensors", "checkpoints/parts.ckpt/model.pt"}
+    for name in stays | goes:
+        (used / name).parent.mkdir(parents=True, exist_ok=True)
+        (used / name).touch()
+    aside = put_aside(used)
+    assert _there(used, stays | goes) == stays
+    assert _there(aside, stays | goes) == goes
+
+
+def test_weights_behind_a_link_are_not_moved_and_no_run_is_started_beside_them(used):
+    elsewhere = used.parent / "of_several_runs"
+    elsewhere.mkdir()
+    (used / "checkpoints").symlink_to(elsewhere)
+    assert put_aside(used) == used / "earlier_0"
+    (elsewhere / "best.ckpt").touch()
+    with pytest.raises(ConfigurationError, match=r"checkpoints is a link to .*of_several_runs.*hydra\.run\.dir"):
+        put_aside(used)
+    assert put_aside(used, checkpoint=used / "checkpoints" / "best.ckpt") is None
+    assert (elsewhere / "best.ckpt").exists()
+
+
 def test_files_of_other_tools_with_the_names_of_ours_stay(used):
     names = {"web/manifest.json", "web/page.html", "pretrained/model.safetensors", "checkpoints/no_weights.py"}
     for name in names:
@@ -141,7 +169,8 @@ def test_what_lightning_looks_for_by_itself_stays(used, word):
     names = _weights(used) | {"hpc_ckpt_1.ckpt"}
     (used / "hpc_ckpt_1.ckpt").touch()
     put_aside(used, checkpoint=word)
-    assert _there(used, names) == names
+    # A run that ends exports anew, to a folder that must not be there.
+    assert _there(used, names) == {name for name in names if not name.startswith(("deployed/", "out/deep/"))}
 
 
 def test_checkpoints_in_a_folder_of_any_name_beside_the_one_that_a_run_goes_on_from_stay(used):
@@ -190,6 +219,12 @@ def test_each_run_has_a_place_of_its_own(used):
     (used / "ledger.json").write_text("{}")
     assert put_aside(used) == used / "earlier_1"
     assert json.loads((used / "earlier_0" / "ledger.json").read_text())["covers"] == "training"
+    # Neither one that was removed nor a file of such a name is in the way.
+    shutil.rmtree(used / "earlier_0")
+    for name in ("ledger.json", "earlier_2", "earlier_notes.txt"):
+        (used / name).write_text("{}")
+    assert put_aside(used) == used / "earlier_3"
+    assert [path.name for path in earlier_folders(used)] == ["earlier_1", "earlier_3"]
 
 
 def test_a_new_folder_stays_as_it_is(tmp_path):
