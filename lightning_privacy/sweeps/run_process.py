@@ -14,6 +14,7 @@ import fcntl
 import itertools
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,8 @@ _LOCK = ".lock"
 _ERROR = "error.txt"
 # What Hydra and earlier attempts have in the folder of a run before it starts.
 _KEPT = (".hydra", "run.log", _LOCK, FOLDER)
+_EARLIER = "earlier_"
+_PUT_ASIDE = re.compile(rf"{_EARLIER}(\d+)")
 _BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 # A run that is one of several at a time must not meet others, or think to be one of their processes.
 _NOT_INHERITED = ("MASTER_PORT", "MASTER_ADDR", "LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "GROUP_RANK")
@@ -267,14 +270,22 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _put_aside(folder: Path) -> None:
     """Move what an attempt that did not finish has left out of the way of the next; its charges stay where they are."""
-    left = [path for path in folder.iterdir() if path.name not in _KEPT and not path.name.startswith("earlier_")]
+    left = [path for path in folder.iterdir() if path.name not in _KEPT and not path.name.startswith(_EARLIER)]
     if not left:
         return
-    number = sum(path.name.startswith("earlier_") for path in folder.iterdir())
-    aside = folder / f"earlier_{number}"
+    aside = _next_earlier(folder)
     aside.mkdir()
     for path in left:
         shutil.move(path, aside / path.name)
+
+
+def _next_earlier(folder: Path) -> Path:
+    """The folder after the last that is there; a user may have removed others, and an attempt makes some itself."""
+    taken = [int(found[1]) for path in folder.iterdir() if path.is_dir() and (found := _PUT_ASIDE.fullmatch(path.name))]
+    number = max(taken, default=-1) + 1
+    while (folder / f"{_EARLIER}{number}").exists():  # a file, say
+        number += 1
+    return folder / f"{_EARLIER}{number}"
 
 
 def _now() -> str:

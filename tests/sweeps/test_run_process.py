@@ -117,6 +117,32 @@ def test_a_run_that_is_lost_is_on_record_and_is_done_again(job, tmp_path, word, 
     assert (tmp_path / "0" / "privacy_ledger").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("folders", "files", "name"),
+    [
+        pytest.param((), (), "earlier_0", id="none"),
+        pytest.param(("earlier_1",), (), "earlier_2", id="the first was removed"),
+        pytest.param(("earlier_9", "earlier_10"), (), "earlier_11", id="by number"),
+        pytest.param(("earlier_0", "earlier_first"), ("earlier_notes.txt",), "earlier_1", id="others have no number"),
+        pytest.param((), ("earlier_0",), "earlier_1", id="a file has the name"),
+    ],
+)
+def test_what_a_lost_attempt_left_gets_a_folder_of_its_own(job, tmp_path, folders, files, name):
+    (tmp_path / "orders").write_text("silent")
+    job()
+    (tmp_path / "orders").unlink()
+    for folder in folders:
+        (tmp_path / "0" / folder).mkdir()
+        (tmp_path / "0" / folder / "checkpoint").write_text("of another attempt")
+    for file in files:
+        (tmp_path / "0" / file).write_text("of the user")
+    (attempt,), _ = AttemptLog(tmp_path).read()
+    assert job()["accuracy"] == 0.5
+    assert (tmp_path / "0" / name / "checkpoint").read_text() == attempt.name
+    assert all((tmp_path / "0" / folder / "checkpoint").read_text() == "of another attempt" for folder in folders)
+    assert all((tmp_path / "0" / file).read_text() == "of the user" for file in files)
+
+
 def test_p32_a_finished_run_with_other_settings_is_not_written_over(job, tmp_path):
     """Its ledger would be gone, and the sweep would seem to cost less than it did."""
     job("seed=1")
