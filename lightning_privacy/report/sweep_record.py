@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 from lightning_privacy.accounting import LedgerJournal, PrivacyLedger
 from lightning_privacy.errors import CheckpointError, ConfigurationError
+from lightning_privacy.report._run_tree import earlier_folders
 from lightning_privacy.report.ledger_file import LEDGER_FILE
 from lightning_privacy.report.lone_run import charge_later, lone_run, spent_by
 from lightning_privacy.report.run_journals import JOURNALS_FILE
@@ -159,7 +160,7 @@ def _left_over(folder: Path, attempts: Sequence[Attempt], alone: Sequence[Path],
                 continue
         sentences.append(f"No attempt that is counted accounts for {path.relative_to(folder).as_posix()}.")
     for run, number in counted.items():
-        earlier = [path for path in run.glob("earlier_*") if run in alone or not _lists_journals(path)]
+        earlier = [path for path in earlier_folders(run) if run in alone or not _lists_journals(path)]
         if len(earlier) >= number and earlier:
             sentences.append(f"Run {run.relative_to(folder).as_posix()} had more attempts than are counted.")
     return sentences
@@ -167,7 +168,7 @@ def _left_over(folder: Path, attempts: Sequence[Attempt], alone: Sequence[Path],
 
 def _lists_journals(earlier: Path) -> bool:
     """Whether a folder holds nothing but the list of journals, which an attempt makes beside what the sweep moved."""
-    return [path.name for path in earlier.iterdir()] == [JOURNALS_FILE]
+    return [path.name for path in earlier.iterdir() if not path.name.startswith(".")] == [JOURNALS_FILE]
 
 
 def _result_of(run: Path) -> str | None:

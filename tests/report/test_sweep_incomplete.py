@@ -88,6 +88,29 @@ def test_p32_a_list_of_journals_is_no_further_attempt(tmp_path):
     assert not _privacy(tmp_path)["known"]
 
 
+def test_p32_what_a_desktop_leaves_beside_a_list_of_journals_is_no_attempt(tmp_path):
+    _sweep(tmp_path)
+    aside = _with_journals(tmp_path)
+    (aside / ".DS_Store").touch()
+    assert _privacy(tmp_path)["known"]
+    (aside / "config.yaml").touch()
+    assert "Run 0 had more attempts than are counted." in _privacy(tmp_path)["sentences"]
+
+
+@pytest.mark.parametrize("run", ["0", "1"])
+def test_p32_only_a_folder_with_a_number_is_what_an_attempt_left(tmp_path, run):
+    """Run 0 has one of an attempt that is counted, and run 1 has none."""
+    _sweep(tmp_path)
+    (tmp_path / run / "earlier_notes.txt").write_text("lr was too high\n")
+    (tmp_path / run / "earlier_7").touch()
+    (tmp_path / run / "earlier_plots").mkdir()
+    assert _privacy(tmp_path)["known"]
+    (tmp_path / run / "earlier_8").mkdir()
+    privacy = _privacy(tmp_path)
+    assert not privacy["known"]
+    assert f"Run {run} had more attempts than are counted." in privacy["sentences"]
+
+
 def test_p32_beside_a_run_of_no_sweep_it_is_one(tmp_path):
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "config.yaml").write_text("seed: 0\n")
