@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ __all__ = ["read_arrays", "write_arrays"]
 _LENGTH_BYTES = 8
 # Numbers, truth values, text and bytes of fixed length, dates and durations.
 _KINDS = frozenset("biufcSUmM")
+# Types as numpy writes them; of what else it reads, some is deprecated or made of several.
+_CODE = re.compile(r"[<>|][biufcSUmM]\d+(\[\d*[a-zA-Z]+\])?", re.ASCII)
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]], key: KeyLike, *, context: bytes = b"") -> None:
@@ -115,6 +118,8 @@ def _read_index(file: EncryptedReader, path: str | Path) -> tuple[dict[str, tupl
             raise ValueError("the index is longer than the file")
         index: dict[str, tuple[np.dtype[Any], list[int], int]] = {}
         for name, code, shape, offset in json.loads(file.read(length)):
+            if not isinstance(code, str) or not _CODE.fullmatch(code):
+                raise ValueError(f"entry {len(index)} has the type {code!r:.100}")
             dtype = np.dtype(code)
             whole = [number for number in (*shape, offset) if type(number) is int and number >= 0]
             sound = isinstance(name, str) and dtype.str == code and dtype.kind in _KINDS and dtype.itemsize > 0

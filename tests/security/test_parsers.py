@@ -200,6 +200,15 @@ def test_an_authentic_file_of_other_content_gives_a_named_error(tmp_path, kind):
     _fuzz(payloads, holds)
 
 
+@pytest.mark.parametrize("code", ["a", "a3", "f8", "i4,i4", "<f8 ", "|O", 3, None, ["<f8"]])
+def test_types_that_numpy_would_read_and_never_writes_are_refused(tmp_path, code):
+    """Some are deprecated, and what they do then is not what is wrong with the file."""
+    path = tmp_path / "sealed"
+    _sealed(path, _index([["x", code, [0], 0]]), security.Content.ARRAYS)
+    with pytest.raises(security.EncryptionError, match="entry 0 has the type"):
+        security.read_arrays(path, KEY)
+
+
 @pytest.mark.parametrize("kind", ["table", "checkpoint"])
 def test_an_authentic_file_that_another_library_can_not_read_gives_a_named_error(folder, tmp_path, kind):
     content = security.Content.TABLE if kind == "table" else security.Content.CHECKPOINT
