@@ -14,6 +14,10 @@ from lightning_privacy import DifferentialPrivacy
 from lightning_privacy._lightning import LightningModule, Trainer
 from lightning_privacy.accounting import LaplaceRelease, PrivacyLedger, SampledGaussian
 from lightning_privacy.callbacks import differential_privacy
+from lightning_privacy.callbacks._privacy_audit_report import note_broken
+from lightning_privacy.callbacks.training_plan import _cost
+from lightning_privacy.federated import ExamplePrivacy
+from lightning_privacy.preparation.group_privacy import group_privacy
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
 from lightning_privacy.report.sweep_command import sweep_lines, sweep_table
 from lightning_privacy.report.sweep_data import sweep_data
@@ -84,6 +88,45 @@ def test_the_end_of_a_federated_fit(monkeypatch, tell, budget):
     for ledger in _ledgers(budget):
         told = tell(ledger, monkeypatch)
         assert ledger.epsilon(exact=True) <= told <= (ledger.budget or ledger.epsilon(exact=True) + 1e-3)
+
+
+@pytest.mark.parametrize("sigma", _SIGMAS)
+def test_the_summary_of_privacy_inside_clients(sigma):
+    privacy = ExamplePrivacy(delta=1e-5, noise_multiplier=sigma)
+    privacy.plan([40, 60], batch_size=10, steps=[4, 6])
+    privacy.charge([0, 1])
+    spent = privacy.epsilon(exact=True)
+    assert spent <= _figure(privacy.summary(), "epsilon at most ") <= spent + 1e-3
+
+
+def test_ledgers_plans_and_persons():
+    for ledger in _ledgers():
+        spent = ledger.epsilon(exact=True)
+        lines = ledger.summary().splitlines()
+        person = group_privacy(ledger, records=2)
+        told = {
+            "head": _figure(lines[0], "epsilon "),
+            "entry": _figure(lines[4], r"training\s+"),
+            "all": _figure(next(line for line in lines if line.startswith("all together")), r"100\s+"),
+            "record": _figure(person.sentence(), "epsilon is "),
+            "plan": _figure(
+                _cost(SimpleNamespace(ledger=ledger, epsilon_at_end=spent, releases=1, affordable=None)), "^"
+            ),
+        }
+        assert {name for name, shown in told.items() if not spent <= shown <= spent + 1e-3} == set()
+        replaced = ledger.replace_one_epsilon()
+        assert replaced <= _figure(ledger.summary(), "any other example: epsilon ") <= replaced + 1e-3
+        assert person.epsilon <= _figure(person.sentence(), "for a record and ")
+
+
+@pytest.mark.parametrize(("lower", "claimed"), [(3.0049, 3.0011), (5.0008, 1.23449)])
+def test_what_an_audit_has_proved(lower, claimed):
+    ledger = PrivacyLedger(delta=1e-5)
+    note_broken(ledger, SimpleNamespace(broken=True, lower=lower, claimed=claimed))
+    (told,) = ledger.caveats
+    proved, charged = _figure(told, "at least "), _figure(told, "more than the ")
+    assert lower - 1e-3 <= proved <= lower
+    assert claimed <= charged <= claimed + 1e-3
 
 
 class _Model(LightningModule):

@@ -1,18 +1,22 @@
 """An epsilon as text that says no less than was spent: rounded up, and yet not above a budget that was kept.
 
+A lower bound is rounded down, as no more of it was proved.
+
 Example:
     >>> epsilon_text(2.99901), epsilon_text(0.0012341)
     ('3.000', '0.00124')
     >>> epsilon_text(2.9994, budget=2.9995)
     '2.9995'
+    >>> lower_bound_text(0.6768)
+    '0.676'
 """
 
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
-__all__ = ["epsilon_text"]
+__all__ = ["epsilon_text", "lower_bound_text"]
 
 _PLACES = 3
 # From here on that many places say enough; below, that many digits are shown.
@@ -36,10 +40,27 @@ def epsilon_text(value: float, *, budget: float | None = None) -> str:
         return "infinite"
     if value == 0:
         return "0"
-    places = _PLACES if value >= _SMALL else _PLACES - 1 - math.floor(math.log10(value))
-    # By the shortest decimal that is this float: what is a hair above 1.1 in binary fractions is 1.100.
-    exact = Decimal(repr(float(value)))
-    shown = exact.quantize(Decimal(1).scaleb(-places, _CONTEXT), ROUND_CEILING, _CONTEXT)
+    shown = _rounded(value, ROUND_CEILING)
     if budget is not None and value <= budget < shown:
         return f"{Decimal(repr(float(budget))):f}"
     return f"{shown:f}"
+
+
+def lower_bound_text(value: float) -> str:
+    """A lower bound of an epsilon, with as many digits as :func:`epsilon_text` gives; never rounded up.
+
+    Args:
+        value: The bound, 0 or above.
+
+    Returns:
+        The text, which as a float is at most ``value``; ``"infinite"`` where that is not finite.
+    """
+    if not math.isfinite(value):
+        return "infinite"
+    return "0" if value == 0 else f"{_rounded(value, ROUND_FLOOR):f}"
+
+
+def _rounded(value: float, how: str) -> Decimal:
+    places = _PLACES if value >= _SMALL else _PLACES - 1 - math.floor(math.log10(value))
+    # By the shortest decimal that is this float: what is a hair above 1.1 in binary fractions is 1.100.
+    return Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-places, _CONTEXT), how, _CONTEXT)

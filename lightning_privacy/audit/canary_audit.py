@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lightning_privacy.accounting.epsilon_text import epsilon_text, lower_bound_text
 from lightning_privacy.audit.audit_file import AuditCurve, AuditResult
 from lightning_privacy.audit.coins import write_coins
 from lightning_privacy.audit.epsilon_bounds import EpsilonBounds
@@ -84,7 +85,9 @@ def canary_result(bounds: EpsilonBounds, scores: ArrayLike, coins: ArrayLike, pl
 
 def _sentence(bounds: EpsilonBounds, planted: Planted) -> str:
     best, seen = bounds.best, "every gradient" if planted.white_box else "the trained model"
-    shown = f"which shows an epsilon of at least {bounds.lower:.2f}" if bounds.lower else "which chance may do as well"
+    shown = "which chance may do as well"
+    if bounds.lower:
+        shown = f"which shows an epsilon of at least {lower_bound_text(bounds.lower)}"
     measured = (
         f"Of {bounds.num_canaries} canaries, {best.made} guesses from {seen} at which of them were trained on were "
         f"right {best.correct} times, {shown} ({bounds.confidence:.0%} confidence)"
@@ -93,10 +96,10 @@ def _sentence(bounds: EpsilonBounds, planted: Planted) -> str:
         return f"{measured}. Nothing was promised of this run."
     if bounds.broken:
         return (
-            f"NOT AS PRIVATE AS PROMISED. {measured}, and {bounds.claimed:.2f} was promised: something in this run "
-            "breaks the guarantee."
+            f"NOT AS PRIVATE AS PROMISED. {measured}, and {epsilon_text(bounds.claimed)} was promised: something in "
+            "this run breaks the guarantee."
         )
-    return f"{measured}; {bounds.claimed:.2f} was promised. An audit that finds nothing proves nothing."
+    return f"{measured}; {epsilon_text(bounds.claimed)} was promised. An audit that finds nothing proves nothing."
 
 
 def _rows(bounds: EpsilonBounds, planted: Planted) -> list[tuple[str, str]]:
@@ -104,9 +107,9 @@ def _rows(bounds: EpsilonBounds, planted: Planted) -> list[tuple[str, str]]:
     rows = [
         ("Canaries", f"{bounds.num_canaries} ({planted.kind}), {bounds.num_in} of them in the training"),
         ("Auditor sees", "every private gradient" if planted.white_box else "the model before and after training"),
-        ("Promised epsilon", "nothing" if bounds.claimed is None else f"{bounds.claimed:.3f}"),
-        (f"Lower bound of epsilon, any mechanism ({confidence})", f"{bounds.one_run:.3f}"),
-        (f"Lower bound of epsilon, Gaussian trade-off ({confidence})", f"{bounds.f_dp:.3f}"),
+        ("Promised epsilon", "nothing" if bounds.claimed is None else epsilon_text(bounds.claimed)),
+        (f"Lower bound of epsilon, any mechanism ({confidence})", lower_bound_text(bounds.one_run)),
+        (f"Lower bound of epsilon, Gaussian trade-off ({confidence})", lower_bound_text(bounds.f_dp)),
     ]
     if bounds.fitted_epsilon is not None:
         middle, low, high = bounds.fitted_epsilon

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lightning_privacy._lightning import rank_zero_warn
 from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.accounting.epsilon_text import epsilon_text, lower_bound_text
 from lightning_privacy.audit.audit_file import AuditResult
 from lightning_privacy.audit.epsilon_bounds import EpsilonBounds
 
@@ -40,8 +41,8 @@ def note_broken(ledger: PrivacyLedger | None, bounds: EpsilonBounds) -> None:
     """Write a broken promise into the ledger that made it."""
     if ledger is not None and bounds.broken:
         ledger.add_caveat(
-            f"An audit of this run proved an epsilon of at least {bounds.lower:.3g}, more than the "
-            f"{bounds.claimed:.3g} that was charged: the guarantee does not hold. NOT PRIVATE."
+            f"An audit of this run proved an epsilon of at least {lower_bound_text(bounds.lower)}, more than the "
+            f"{epsilon_text(bounds.claimed)} that was charged: the guarantee does not hold. NOT PRIVATE."
         )
 
 

@@ -113,7 +113,7 @@ class RoundMechanism:
             votes: Sum of their votes; 0 where nobody came.
 
         Returns:
-            Shape ``(P + 1,)``, in the dtype of ``total``: the sum and the votes.
+            Shape ``(P + 1,)``, in the dtype of ``total`` or float32, whichever is wider: the sum and the votes.
 
         Raises:
             ConfigurationError: The sum is not a flat vector of floating-point numbers.

@@ -68,7 +68,7 @@ class StepSum:
         self.released = 0
         """Number of sums released so far."""
         self.published = False
-        """Whether the parameters got the last one, and no step was opened since."""
+        """Whether the parameters hold the last one; not so any more once a step was opened or its owner used it up."""
         self.open_step: int | None = None
         """Number of the step that has micro-batches and was not released."""
         self._policy = policy

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_privacy.accounting.epsilon_text import epsilon_text
+from lightning_privacy.accounting.epsilon_text import epsilon_text, lower_bound_text
 from lightning_privacy.report import sentences
 
 FIGURES = st.floats(0.0, 1e12)
@@ -48,3 +48,16 @@ def test_an_epsilon_beside_its_budget(epsilon, text):
 
 def test_reports_show_epsilons_the_same_way():
     assert sentences.epsilon_text is epsilon_text
+
+
+@given(FIGURES)
+def test_no_more_is_said_to_be_proved_than_was(bound):
+    shown = float(lower_bound_text(bound))
+    assert bound * 0.99 - 0.001 <= shown <= bound
+
+
+@pytest.mark.parametrize(
+    ("bound", "text"), [(0, "0"), (3, "3.000"), (0.6768, "0.676"), (3.0049, "3.004"), (0.0012349, "0.00123")]
+)
+def test_lower_bounds_as_text(bound, text):
+    assert lower_bound_text(bound) == text
