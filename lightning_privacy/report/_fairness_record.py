@@ -102,7 +102,7 @@ def fairness_files(folder: Path) -> list[Path]:
         folder: Of the run.
     """
     found: list[Path] = []
-    for here, folders, files in walk_run(folder):
+    for here, folders, files in walk_run(folder, links=True):
         folders[:] = [name for name in folders if name not in _SKIPPED]
         found += [here / name for name in files if here != folder and _NAME.fullmatch(name)]
     return sorted(found)

@@ -3,7 +3,7 @@
 Example:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for name in ("metrics", "earlier_0", ".hydra"):
+    ...     for name in ("metrics", "earlier_0", ".git"):
     ...         Path(folder, name).mkdir()
     ...     [path.name for path, _, _ in walk_run(Path(folder))][1:]
     ['metrics']
@@ -21,6 +21,8 @@ from lightning_privacy.report.environment import ENVIRONMENT_FILE
 __all__ = ["earlier_folders", "next_earlier", "walk_run"]
 
 _EARLIER = "earlier_"
+# The first is written by every run of the command, into its folder.
+_NOT_THIS_RUNS = frozenset({ENVIRONMENT_FILE, "pyvenv.cfg"})
 _PUT_ASIDE = re.compile(rf"{_EARLIER}(\d+)")
 
 
@@ -51,24 +53,27 @@ def _number(path: Path) -> int:
     return int(path.name.removeprefix(_EARLIER))
 
 
-def walk_run(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+def walk_run(folder: Path, *, links: bool = False) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Walk a run folder from its top, as ``os.walk`` does: names taken out of the first list are not walked into.
 
-    Hidden folders, what was put aside of earlier runs, folders of runs of their own, and what links lead to are not
-    walked into.
+    What was put aside of earlier runs, folders of runs of their own, repositories and virtual environments are not
+    walked into; hidden folders are.
 
     Args:
         folder: Of the run.
+        links: Whether folders behind links are walked into, each once.
 
     Yields:
         A folder, and the names of the folders and files in it.
     """
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
-        if here != folder and ENVIRONMENT_FILE in files:
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=links):
+        here, real = Path(place), os.path.realpath(place)
+        if real in seen or (here != folder and not _NOT_THIS_RUNS.isdisjoint(files)):
             folders.clear()
             continue
+        seen.add(real)
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and not (here == folder and _PUT_ASIDE.fullmatch(name))
+            name for name in folders if name != ".git" and not (here == folder and _PUT_ASIDE.fullmatch(name))
         )
         yield here, folders, files

@@ -20,10 +20,11 @@ import torch
 
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.report._run_tree import walk_run
+from lightning_privacy.report.environment import ENVIRONMENT_FILE
 from lightning_privacy.serving.exported_model import MANIFEST
 from lightning_privacy.serving.manifest import FILES
 
-__all__ = ["earlier_weights", "named_in", "refuse_linked"]
+__all__ = ["earlier_weights", "named_in", "newest", "refuse_linked"]
 
 _SUFFIX = ".ckpt"
 _CHECKPOINTS = "checkpoints"
@@ -36,8 +37,8 @@ _FOUND_BY_LIGHTNING = "hpc_ckpt_"
 def earlier_weights(folder: Path, *, inputs: Collection[Path] = ()) -> list[Path]:
     """Find the weights in a run folder, whatever places the run was given for them.
 
-    A folder that :func:`~lightning_privacy.serving.export` wrote is found as a whole. Hidden folders, those of other
-    runs and what links lead to are not searched.
+    A folder that :func:`~lightning_privacy.serving.export` wrote is found as a whole. Folders of other runs and what
+    links lead to are not searched.
 
     Args:
         folder: Of the run.
@@ -66,23 +67,47 @@ def _found(folder: Path, inputs: frozenset[Path]) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.endswith(_SUFFIX)]
 
 
-def refuse_linked(folder: Path) -> None:
-    """Refuse to start a run anew where its checkpoints would lie beside others, behind a link.
+def refuse_linked(folder: Path, *, inputs: Collection[Path] = ()) -> None:
+    """Refuse to start a run anew where its report would lie beside checkpoints behind a link.
 
     Args:
         folder: Of the run.
+        inputs: Files that are read by the run to come, resolved.
 
     Raises:
-        ConfigurationError: ``checkpoints`` is a link to a folder that holds some, perhaps of other runs too.
+        ConfigurationError: There was a run in the folder, and a folder that a link in it leads to holds checkpoints.
     """
-    for here, folders, _ in walk_run(folder):
-        path = here / _CHECKPOINTS
-        if _CHECKPOINTS in folders and path.is_symlink() and any(path.glob(f"*{_SUFFIX}")):
+    if not (folder / ENVIRONMENT_FILE).is_file():
+        return
+    inside = folder.resolve()
+    for here, folders, files in walk_run(folder, links=True):
+        if here.resolve().is_relative_to(inside):
+            continue
+        found = [
+            name for name in (*folders, *files) if name.endswith(_SUFFIX) and (here / name).resolve() not in inputs
+        ]
+        if found:
             raise ConfigurationError(
-                f"{path} is a link to {path.resolve()}, which holds checkpoints: a private run beside them would be "
-                "taken for theirs, and they are not moved, as they may be of other runs too. Let the link lead to an "
-                "empty folder, or use another run folder (hydra.run.dir=...)"
+                f"{here / found[0]} lies behind a link, and is a checkpoint of an earlier run or of another: the "
+                "report of a run that starts anew in this folder would be taken for its, and it is not moved. Let the "
+                "link lead to an empty folder, or use another run folder (hydra.run.dir=...)"
             )
+
+
+def newest(folder: Path, word: str) -> Path | None:
+    """The checkpoint that one of Lightning's words stands for, as far as the files' names tell.
+
+    Args:
+        folder: Of the run.
+        word: ``"last"`` or ``"hpc"``.
+    """
+    found = [
+        here / name
+        for here, folders, files in walk_run(folder, links=True)
+        for name in (*folders, *files)
+        if name.endswith(_SUFFIX) and word in name
+    ]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def named_in(checkpoint: Path) -> set[Path]:

@@ -47,7 +47,7 @@ def journal_files(folder: Path) -> list[Path]:
     # Beside what Lightning's loggers write, wherever in the folder that is.
     found = [
         here / name
-        for here, _, files in walk_run(folder)
+        for here, _, files in walk_run(folder, links=True)
         if here.name == _FOLDER
         for name in files
         if name.endswith(".jsonl") and not name.startswith(_OF_SWEEPS)

@@ -217,7 +217,10 @@ def audit_files(folder: Path) -> list[Path]:
     """
     # A callback of a trainer without this package's command writes to the folder of its logger, wherever that is.
     return sorted(
-        here / name for here, _, files in walk_run(folder) for name in files if fnmatchcase(name, "audit_*.json")
+        here / name
+        for here, _, files in walk_run(folder, links=True)
+        for name in files
+        if fnmatchcase(name, "audit_*.json")
     )
 
 

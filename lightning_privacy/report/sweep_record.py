@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 
 from lightning_privacy.accounting import LedgerJournal, PrivacyLedger
 from lightning_privacy.errors import CheckpointError, ConfigurationError
-from lightning_privacy.report._run_tree import earlier_folders
+from lightning_privacy.report._run_tree import earlier_folders, walk_run
+from lightning_privacy.report.environment import ENVIRONMENT_FILE
 from lightning_privacy.report.ledger_file import LEDGER_FILE
 from lightning_privacy.report.lone_run import charge_later, lone_run, spent_by
 from lightning_privacy.report.run_journals import JOURNALS_FILE
@@ -38,6 +39,10 @@ __all__ = ["SweepEntry", "SweepRecord"]
 _LOCK = ".lock"
 _BASIC = "BasicSweeper"
 _OF_ATTEMPT = "attempt_"
+_CONFIG = "config.yaml"
+_HYDRA = ".hydra"  # Beside the config of each run of the command.
+_OF_SEARCH = ".runs"
+_OWN = (ENVIRONMENT_FILE, RESULT_NAME, "summary.json", LEDGER_FILE)
 _AT_END = "it trained in copies of its process, which tell what they spent when they end"
 
 
@@ -121,7 +126,7 @@ def _places(folder: Path, known: Set[str]) -> tuple[list[Path], list[Path]]:
             if (place / LOG_NAME).is_file() or (place / SELECTION_NAME).is_file():
                 inner.append(place)
                 continue
-            if _is_run(place):
+            if _is_run(place, hidden=_is_hidden(place.relative_to(folder))):
                 alone.append(place)
                 continue
         waiting += [path for path in place.iterdir() if path.is_dir() and not path.is_symlink()]
@@ -242,8 +247,27 @@ def _from_journal(account: Account, folder: Path, attempt: str) -> tuple[Privacy
     return ledger, ""
 
 
-def _is_run(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("config.yaml", RESULT_NAME, "summary.json", LEDGER_FILE))
+def _is_hidden(path: Path) -> bool:
+    """Whether it is in a hidden folder that is not the one in which a search has its runs."""
+    return any(part.startswith(".") and part != _OF_SEARCH for part in path.parts)
+
+
+def _is_run(path: Path, *, hidden: bool) -> bool:
+    """Whether a folder is that of a run.
+
+    A config alone may be any program's. A run has written down what it runs on before it makes anything that can spend.
+    """
+    own = any((path / name).is_file() for name in _OWN)
+    if not (path / _CONFIG).is_file():
+        return own and not hidden
+    return own or (not hidden and (path / _HYDRA).is_dir()) or _has_journal(path)
+
+
+def _has_journal(path: Path) -> bool:
+    """Whether a training has charged something there: one that another command started has no file of its own else."""
+    return any(
+        here.name == FOLDER and any(name.endswith(".jsonl") for name in files) for here, _, files in walk_run(path)
+    )
 
 
 def _is_locked(folder: Path) -> bool:

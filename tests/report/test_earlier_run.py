@@ -60,8 +60,17 @@ def test_p26_a_run_that_is_resumed_keeps_its_journal(used):
 
 def test_a_run_that_is_resumed_keeps_its_fairness_tables(used):
     before = RunRecord.read(used).fairness
-    put_aside(used, checkpoint=LAST)
+    _weights(used)
+    put_aside(used, checkpoint=used / "checkpoints" / "last.ckpt")
     assert RunRecord.read(used).fairness == before != ()
+    assert (used / "metrics" / "metrics.csv").exists()
+
+
+def test_a_run_that_goes_on_from_elsewhere_has_no_tables_of_this_folder(used):
+    """One of more steps than it takes would be taken for its last."""
+    put_aside(used, checkpoint=LAST)
+    assert RunRecord.read(used).fairness == ()
+    assert not (used / "metrics" / "metrics.csv").exists()
 
 
 def _weights(folder):
@@ -70,7 +79,7 @@ def _weights(folder):
         "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics/checkpoints/epoch=1.ckpt", "by_hand.ckpt",
         "lightning_logs/version_0/checkpoints/epoch=0.ckpt", "deployed/manifest.json", "deployed/model.onnx",
         "out/deep/manifest.json", "out/deep/model.safetensors", "models/z.ckpt", "models/a/b/c/d/sharded.ckpt/part_0",
-        "a/b/c/d/checkpoints/y.ckpt",
+        "a/b/c/d/checkpoints/y.ckpt", ".hidden/best.ckpt",
     )  # fmt: skip
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -99,14 +108,15 @@ def test_weights_that_the_next_run_reads_stay(used, monkeypatch):
     assert _there(used, names) == read | {"checkpoints/notes.txt"}
 
 
-@pytest.mark.parametrize("place", ["runs/day/time", ".cache"])
-def test_weights_of_other_runs_and_hidden_ones_stay(used, place):
+@pytest.mark.parametrize(
+    ("place", "sign"), [("runs/day/time", "environment.json"), ("venv", "pyvenv.cfg"), (".git", "HEAD")]
+)
+def test_weights_of_other_runs_and_of_tools_stay(used, place, sign):
     """As where the run folder is the folder of the whole project."""
     other = used / place / "checkpoints" / "last.ckpt"
     other.parent.mkdir(parents=True)
     other.touch()
-    if place != ".cache":
-        (used / place / "environment.json").touch()
+    (used / place / sign).touch()
     put_aside(used)
     assert other.exists()
 
@@ -114,7 +124,7 @@ def test_weights_of_other_runs_and_hidden_ones_stay(used, place):
 def test_what_is_in_a_folder_of_checkpoints_and_is_not_of_the_run_stays(used):
     stays = {
         "checkpoints/of/another/environment.json", "checkpoints/of/another/checkpoints/last.ckpt",
-        "checkpoints/.cache/other.ckpt", "checkpoints/hpc_ckpt_1.ckpt", "checkpoints/notes.txt",
+        "checkpoints/.git/other.ckpt", "checkpoints/hpc_ckpt_1.ckpt", "checkpoints/notes.txt",
     }  # fmt: skip
     goes = {"checkpoints/best.pt", "checkpoints/deep/er/last.safetensors", "checkpoints/parts.ckpt/model.pt"}
     for name in stays | goes:
@@ -125,16 +135,37 @@ def test_what_is_in_a_folder_of_checkpoints_and_is_not_of_the_run_stays(used):
     assert _there(aside, stays | goes) == goes
 
 
-def test_weights_behind_a_link_are_not_moved_and_no_run_is_started_beside_them(used):
+@pytest.mark.parametrize("name", ["checkpoints", "logs"])
+def test_weights_behind_a_link_are_not_moved_and_no_run_is_started_beside_them(used, name):
     elsewhere = used.parent / "of_several_runs"
     elsewhere.mkdir()
-    (used / "checkpoints").symlink_to(elsewhere)
+    (used / name).symlink_to(elsewhere)
     assert put_aside(used) == used / "earlier_0"
     (elsewhere / "best.ckpt").touch()
-    with pytest.raises(ConfigurationError, match=r"checkpoints is a link to .*of_several_runs.*hydra\.run\.dir"):
+    with pytest.raises(ConfigurationError, match=rf"{name}/best.ckpt lies behind a link.*hydra\.run\.dir"):
         put_aside(used)
-    assert put_aside(used, checkpoint=used / "checkpoints" / "best.ckpt") is None
+    # What the next run reads or goes on from, and what is there before the first run.
+    assert put_aside(used, inputs=[used / name / "best.ckpt"]) is None
+    assert put_aside(used, checkpoint=used / name / "best.ckpt") is None
+    (used / "environment.json").unlink()
+    assert put_aside(used) is None
     assert (elsewhere / "best.ckpt").exists()
+
+
+def test_links_to_the_folder_itself_end(used):
+    names = _weights(used)
+    (used / "again").symlink_to(used)
+    (used / "a" / "up").symlink_to(used / "models")
+    assert _there(put_aside(used), names) == names
+
+
+def test_p26_a_journal_that_is_hidden_or_behind_a_link_is_read(used):
+    elsewhere = used.parent / "scratch"
+    for place in (elsewhere / "privacy_ledger", used / ".logs" / "privacy_ledger"):
+        shutil.copytree(used / "metrics" / "privacy_ledger", place)
+    (used / "logs").symlink_to(elsewhere)
+    found = {path.relative_to(used).as_posix() for path in journal_files(used)}
+    assert found == {f"{place}/privacy_ledger/a1.jsonl" for place in (".logs", "logs", "metrics")}
 
 
 def test_files_of_other_tools_with_the_names_of_ours_stay(used):
@@ -164,13 +195,32 @@ def test_weights_alone_are_put_aside_too(tmp_path):
     assert _there(tmp_path, names) == set()
 
 
-@pytest.mark.parametrize("word", ["last", "best", "hpc", "registry:model"])
-def test_what_lightning_looks_for_by_itself_stays(used, word):
+@pytest.mark.parametrize(
+    ("word", "stay"),
+    [("last", {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}), ("hpc", {"hpc_ckpt_1.ckpt", "by_hand.ckpt"})],
+)
+def test_what_lightning_looks_for_by_itself_stays(used, word, stay):
     names = _weights(used) | {"hpc_ckpt_1.ckpt"}
     (used / "hpc_ckpt_1.ckpt").touch()
     put_aside(used, checkpoint=word)
-    # A run that ends exports anew, to a folder that must not be there.
-    assert _there(used, names) == {name for name in names if not name.startswith(("deployed/", "out/deep/"))}
+    assert _there(used, names) == stay | {"hpc_ckpt_1.ckpt"}
+
+
+@pytest.mark.parametrize("word", ["last", "hpc"])
+def test_a_run_that_finds_nothing_to_go_on_from_starts_anew(used, word):
+    names = _weights(used) - {"checkpoints/last.ckpt"}
+    (used / "checkpoints" / "last.ckpt").unlink()
+    aside = put_aside(used, checkpoint=word)
+    assert _there(used, names) == set()
+    assert _there(aside, names) == names
+    assert journal_files(used) == []
+
+
+@pytest.mark.parametrize("word", ["best", "registry:model"])
+def test_weights_of_the_folder_are_not_what_a_run_goes_on_from(used, word):
+    names = _weights(used)
+    put_aside(used, checkpoint=word)
+    assert _there(used, names) == set()
 
 
 def test_checkpoints_in_a_folder_of_any_name_beside_the_one_that_a_run_goes_on_from_stay(used):

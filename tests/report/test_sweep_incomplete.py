@@ -114,6 +114,7 @@ def test_p32_only_a_folder_with_a_number_is_what_an_attempt_left(tmp_path, run):
 def test_p32_beside_a_run_of_no_sweep_it_is_one(tmp_path):
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "config.yaml").write_text("seed: 0\n")
+    (tmp_path / "0" / "environment.json").write_text("{}")
     _with_journals(tmp_path)
     assert "Run 0 had more attempts than are counted." in _privacy(tmp_path)["sentences"]
 

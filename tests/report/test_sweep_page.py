@@ -220,6 +220,7 @@ def test_p32_the_best_of_a_secret_number_of_runs(tmp_path):
     other = tmp_path / "0"
     other.mkdir()
     (other / "config.yaml").touch()
+    (other / "environment.json").touch()
     assert not sweep_data(SweepRecord.read(tmp_path))["privacy"]["known"]
 
 

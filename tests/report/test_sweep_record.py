@@ -193,6 +193,7 @@ def test_single_runs_in_a_folder(tmp_path):
     _single_run(tmp_path / "four", complete=False)
     (tmp_path / "five").mkdir()
     (tmp_path / "five" / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "five" / "environment.json").write_text("{}")
     (tmp_path / "six").mkdir()
     (tmp_path / "six" / "notes.txt").write_text("no run\n")
     (tmp_path / "seven").mkdir()
