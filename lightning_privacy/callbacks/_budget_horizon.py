@@ -1,4 +1,4 @@
-"""How many more steps a budget pays for, asked at every epoch and worked out seldom.
+"""How many more steps a budget pays for, asked after every step and worked out seldom.
 
 Example:
     >>> from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
@@ -20,7 +20,7 @@ __all__ = ["BudgetHorizon"]
 class BudgetHorizon:
     """Remembers up to which count of a release the budget is known to last.
 
-    What others charge to the ledger meanwhile is noticed at the next question.
+    What others charge to the ledger meanwhile is noticed at the next question, which then is answered for itself alone.
 
     Args:
         ledger: The ledger with the budget.
@@ -45,8 +45,14 @@ class BudgetHorizon:
             return needed
         others = {release: count for release, count in self._ledger.groups if release != self._release}
         done = self._ledger.count(self._release)
-        if others != self._others or (self._end - done < needed and not self._exhausts):
+        if self._others is not None and others != self._others:
+            # Who has charged once will do so again, and make waste of what was worked out for later.
+            fits = self._ledger.affords(self._release, needed)
+            more = needed if fits else self._ledger.affordable(self._release, needed)
+            self._end, self._exhausts = done + more, not fits
+        elif self._others is None or (self._end - done < needed and not self._exhausts):
             limit = max(needed, ahead)
             more = self._ledger.affordable(self._release, limit)
-            self._others, self._end, self._exhausts = others, done + more, more < limit
+            self._end, self._exhausts = done + more, more < limit
+        self._others = others
         return max(0, min(needed, self._end - done))

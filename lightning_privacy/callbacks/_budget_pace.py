@@ -27,7 +27,7 @@ _FAR_AHEAD = 100
 
 
 class BudgetPace:
-    """Ends training before the step that the budget would not pay for.
+    """Ends training before the step that the budget would not pay for, also where others charge the same ledger.
 
     Args:
         trainer: The trainer.
@@ -47,7 +47,8 @@ class BudgetPace:
         self._schedule = schedule
         self._horizon = BudgetHorizon(ledger, release)
         self._end = BudgetEnd(trainer, ledger)
-        self._affordable = 0
+        self._remaining = 0
+        self._stopped = False
 
     def refuse_without_budget(self) -> None:
         """Raise where not even one release could be paid.
@@ -68,28 +69,38 @@ class BudgetPace:
         Args:
             done: Steps of the epoch that were taken before.
         """
-        remaining = max(0, self._schedule.steps_per_epoch - done)
-        # One more than the epoch has: whether the first step of the next one could be paid must be known.
-        each = self._per_step
-        self._affordable = self._horizon.steps(needed=(remaining + 1) * each, ahead=self._steps_ahead() * each)
-        if self._affordable < each:
-            remaining = 0
-            self._end.stop("before the epoch")
-        return remaining
+        self._remaining = max(0, self._schedule.steps_per_epoch - done)
+        if not self._next_is_paid(self._remaining):
+            self._remaining = 0
+            self._stop("before the epoch")
+        return self._remaining
 
-    def step_taken(self, releases: int) -> None:
-        """Take note of a step, and end training where it was the last one.
+    def step_taken(self) -> None:
+        """Take note of a step, and end training where it was the last one."""
+        self._remaining = max(0, self._remaining - 1)
+        self.look_again()
 
-        Args:
-            releases: How many the step had.
-        """
-        self._affordable -= releases
-        if self._affordable < self._per_step and not self._end.is_here():
-            self._end.stop(f"after step {self._trainer.global_step}")
+    def look_again(self) -> None:
+        """End training where the next step can't be paid any more: others may have charged the ledger."""
+        if self._stopped or self._end.is_here():
+            return
+        # At the end of an epoch the whole next one is asked about, so that its start needs no other answer.
+        if not self._next_is_paid(self._remaining or self._schedule.steps_per_epoch):
+            self._stop(f"after step {self._trainer.global_step}")
 
     def undo(self) -> None:
         """Give the trainer back what ending it in order needed."""
         self._end.undo()
+
+    def _next_is_paid(self, remaining: int) -> bool:
+        """Whether the next step could be paid; composes anew only where the ledger was charged otherwise."""
+        each = self._per_step
+        # One more than remain: whether the first step of the next epoch could be paid must be known.
+        return self._horizon.steps(needed=(remaining + 1) * each, ahead=self._steps_ahead() * each) >= each
+
+    def _stop(self, when: str) -> None:
+        self._stopped = True
+        self._end.stop(when)
 
     def _steps_ahead(self) -> int:
         """Steps until the trainer's own limits, or many where it has none."""

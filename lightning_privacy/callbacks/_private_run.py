@@ -299,8 +299,12 @@ class PrivateRun:
         self._progress.at_step_boundary = entry.closes_step
         self._progress.trainer_steps = self._trainer.global_step
         if entry.closes_step:
-            self._pace.step_taken(released)
+            self._pace.step_taken()
         return entry.closes_step
+
+    def look_at_budget(self) -> None:
+        """Stop where what others have charged since the last step leaves nothing for another one."""
+        self._pace.look_again()
 
     def _add_up(self, flat: Tensor) -> None:
         self._meeting.at(Place.RELEASE)

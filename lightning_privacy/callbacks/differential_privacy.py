@@ -407,6 +407,12 @@ class DifferentialPrivacy(Callback):
             pl_module.log("privacy/epsilon", epsilon, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
 
     @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Figures of the validation may have been charged to the same ledger.
+        if self._run is not None and not trainer.sanity_checking:
+            self._run.look_at_budget()
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         finished = self._run is not None
         self._close(trainer)
