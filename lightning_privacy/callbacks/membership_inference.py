@@ -210,6 +210,12 @@ class MembershipInference(Callback):
                 ) from error
 
     @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # At the start Lightning has no loaders yet where it validates for the first time in a later epoch.
+        if self._validation is None:
+            self._validation = Recipe.validation(trainer)
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         template, recipe, self._template, self._recipe = self._template, self._recipe, None, None
         outside, self._outside = self._outside, None

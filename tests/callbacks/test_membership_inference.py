@@ -355,6 +355,33 @@ def test_a_rate_that_follows_the_validation_does_so_in_reference_models(digits, 
     assert "lira" in attack.report.attacks
 
 
+def test_a_rate_that_follows_a_validation_in_a_later_epoch_does_so_in_reference_models(digits):
+    """Lightning asks for the validation loader in the second epoch only."""
+
+    class Falling(_MeanLoss):
+        rates = ()
+
+        def validation_step(self, batch):
+            self.log("flat", 1.0)
+
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": "flat", "frequency": 2},
+            }
+
+        def on_train_end(self):
+            Falling.rates += (self.trainer.optimizers[0].param_groups[0]["lr"],)
+
+    attack = MembershipInference(reference_models=4, holdout=digits[1], seed=0)
+    trainer = Trainer(max_epochs=4, callbacks=[attack], num_sanity_val_steps=0, check_val_every_n_epoch=2, **QUIET)
+    trainer.fit(Falling(), *(DataLoader(data, batch_size=BATCH, collate_fn=collate) for data in digits))
+    assert Falling.rates == pytest.approx([0.1 / 2] * 5), "the run and its reference models"
+    assert "lira" in attack.report.attacks
+
+
 def test_an_iterable_data_set_is_refused(digits):
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):
