@@ -35,7 +35,7 @@ def other_class(label: Any, num_classes: int, generator: np.random.Generator) ->
         Of the type of ``label``.
 
     Raises:
-        ConfigurationError: The label is no class of these.
+        ConfigurationError: The label is no class of these, or its type can't hold all of them.
     """
     values = _numbers(label)
     if values.is_floating_point() and values.shape == (num_classes,):
@@ -43,9 +43,18 @@ def other_class(label: Any, num_classes: int, generator: np.random.Generator) ->
         wrong = torch.zeros_like(values)
         wrong[drawn] = 1.0
         return _of_type(label, wrong)
-    classes = values.long()
-    too_small = values.dim() == 0 and int(classes) < 0
-    if too_small or bool((values >= num_classes).any()) or not torch.equal(classes.to(values.dtype), values):
+    largest = _largest_class(values.dtype)
+    if num_classes - 1 > largest:
+        raise ConfigurationError(
+            f"labels of {values.dtype} can't hold the classes 0 to {num_classes - 1} that num_classes={num_classes} "
+            f"declares, as the largest is {largest}: give the number of classes there can be, or make the labels "
+            "int64 in the data set"
+        )
+    # Not in the label's own type, in which num_classes may be another number and some types can't be compared.
+    wide = values.double() if values.is_floating_point() else values.long()
+    classes = wide.long()
+    too_small = wide.dim() == 0 and int(classes) < 0
+    if too_small or bool((wide >= num_classes).any()) or not torch.equal(classes.to(wide.dtype), wide):
         raise ConfigurationError(
             f"a label is none of the classes 0 to {num_classes - 1} that num_classes={num_classes} declares: give the "
             "number of all classes there can be, or, for labels of real numbers, "
@@ -80,15 +89,33 @@ def label_between(label: Any, smallest: float, largest: float, generator: np.ran
     return _of_type(label, drawn.to(values.dtype))
 
 
+def _largest_class(dtype: torch.dtype) -> int:
+    """Up to which number a type holds every class."""
+    if dtype == torch.bool:
+        return 1
+    return int(2 / torch.finfo(dtype).eps) if dtype.is_floating_point else torch.iinfo(dtype).max
+
+
 def _numbers(label: Any) -> Tensor:
+    plain = label
     try:
-        return torch.as_tensor(label)
+        if isinstance(label, np.ndarray | np.generic):
+            # torch takes no reversed arrays, nor those of another byte order, and warns of those that are read-only.
+            plain = np.array(label, dtype=label.dtype.newbyteorder("="), order="C")
+        values = torch.as_tensor(plain)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"no wrong label can be drawn for one of type {type(label).__name__}, which is neither a class number nor "
-            "numbers: make it one in the data set, choose canaries='noise', or say where the label is with "
-            "MislabelledCanaries(label=...)"
-        ) from error
+        raise _no_numbers(label) from error
+    if values.is_complex():
+        raise _no_numbers(label)
+    return values
+
+
+def _no_numbers(label: Any) -> ConfigurationError:
+    return ConfigurationError(
+        f"no wrong label can be drawn for one of type {type(label).__name__}, which is neither a class number nor "
+        "numbers: make it one in the data set, choose canaries='noise', or say where the label is with "
+        "MislabelledCanaries(label=...)"
+    )
 
 
 def _of_type(label: Any, values: Tensor) -> Any:
