@@ -117,19 +117,24 @@ class SweepRecord:
 def _places(folder: Path, known: Set[str]) -> tuple[list[Path], list[Path]]:
     """Runs at any depth that the record of the sweep does not know, and folders of other sweeps."""
     alone, inner, ours = [], [], {folder / run for run in known}
-    waiting = [folder]
+    waiting = [(folder, False)]
     while waiting:
-        place = waiting.pop()
+        place, within = waiting.pop()
+        aside = set[Path]()
         if place in ours:
-            continue
-        if place != folder:
+            within, aside = True, set(earlier_folders(place))
+        elif place != folder:
             if (place / LOG_NAME).is_file() or (place / SELECTION_NAME).is_file():
                 inner.append(place)
                 continue
-            if _is_run(place, hidden=_is_hidden(place.relative_to(folder))):
+            # In the folder of a run, what has this file is what the account of that run leaves to another.
+            own = (place / ENVIRONMENT_FILE).is_file()
+            if own if within else _is_run(place, hidden=_is_hidden(place.relative_to(folder))):
                 alone.append(place)
-                continue
-        waiting += [path for path in place.iterdir() if path.is_dir() and not path.is_symlink()]
+                within, aside = True, set(earlier_folders(place))
+        for path in place.iterdir():
+            if path.is_dir() and not path.is_symlink() and path not in aside:
+                waiting.append((path, within))
     return sorted(alone, key=_order), sorted(inner, key=_order)
 
 

@@ -137,6 +137,35 @@ def test_p32_a_config_above_runs_that_are_counted_is_no_run(sweep):
     assert (privacy["known"], privacy["epsilon"]) == (True, before)
 
 
+@pytest.mark.parametrize("outer", ["0", "x"])
+@pytest.mark.parametrize("place", ["again", "a/b", ".again"])
+def test_p32_a_run_in_the_folder_of_another_is_not_overlooked(sweep, outer, place):
+    """The account of the outer one leaves the steps of the inner one out."""
+    _leave(sweep / outer, "config.yaml", "environment.json")
+    _leave(sweep / outer / place, "config.yaml")
+    assert _runs(sweep) == {"0", outer}
+    _leave(sweep / outer / place, "environment.json")
+    _charge(sweep / outer / place / "privacy_ledger")
+    assert _runs(sweep) == {"0", outer, f"{outer}/{place}"}
+    assert not _privacy(sweep)["known"]
+
+
+def test_p32_a_sweep_in_the_folder_of_a_run_is_counted(sweep):
+    for name in ("0", LOG_NAME):
+        _leave(sweep / "1" / "search")
+        (sweep / name).rename(sweep / "1" / "search" / name)
+    _leave(sweep / "1", "config.yaml", "environment.json")
+    assert _runs(sweep) == {"1", "1/search/0"}
+
+
+@pytest.mark.parametrize("outer", ["0", "x"])
+def test_p32_what_an_attempt_left_is_no_run_of_its_own(sweep, outer):
+    _leave(sweep / outer, "config.yaml", "environment.json")
+    _leave(sweep / outer / "earlier_0", "config.yaml", "environment.json")
+    assert _runs(sweep) == {"0", outer}
+    assert f"Run {outer} had more attempts than are counted." in _privacy(sweep)["sentences"]
+
+
 @pytest.mark.parametrize("place", [".x", "x/.old"])
 def test_p32_a_sweep_in_a_hidden_folder_is_counted(sweep, place):
     before = _privacy(sweep)["epsilon"]
