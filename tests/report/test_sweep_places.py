@@ -58,6 +58,8 @@ def _leave(folder, *names):
         "x/.hydra/config.yaml",
         ".venv/lib/package/summary.json",
         ".cache/environment.json",
+        "0/data/foo/config.yaml",
+        "0/data/foo/summary.json",
     ],
 )
 def test_p32_a_file_of_another_program_is_no_run(sweep, file):
