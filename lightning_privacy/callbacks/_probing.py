@@ -166,13 +166,15 @@ class Rehearsal:
         """Run the hooks that may keep something of the last batch for the next one."""
         batch, output = self.last
         loss = output.get("loss") if isinstance(output, Mapping) else output
-        if not isinstance(loss, Tensor):
+        if not isinstance(loss, Tensor) and module.automatic_optimization:
             return
-        loss = loss.detach()
-        outputs = {**output, "loss": loss} if isinstance(output, Mapping) else {"loss": loss}
-        calls: list[tuple[str, tuple[Any, ...]]] = [("on_before_backward", (loss,)), ("on_after_backward", ())]
-        if module._standing_optimizers:
-            calls.insert(0, ("on_before_zero_grad", (module._standing_optimizers[0],)))
+        outputs = dict(output) if isinstance(output, Mapping) else {}
+        calls: list[tuple[str, tuple[Any, ...]]] = [("on_after_backward", ())]
+        if isinstance(loss, Tensor):  # steps of manual optimisation seldom return one
+            outputs["loss"] = loss.detach()
+            calls.insert(0, ("on_before_backward", (outputs["loss"],)))
+            if module._standing_optimizers:
+                calls.insert(0, ("on_before_zero_grad", (module._standing_optimizers[0],)))
         calls.append(("on_train_batch_end", (outputs, batch, self.batch_idx)))
         for parameter in module._optimized():
             if parameter.grad is None:  # a private gradient would be there to look at

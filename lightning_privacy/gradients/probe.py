@@ -15,6 +15,8 @@ on a few small batches before the first one that counts, and compares:
 5. *Length*: a longer example must not change the others through padding.
 6. *Scale*: an example has, alone, a gradient larger by the number of examples than in a batch: the loss is a mean.
 7. *Memory*: the batch before must not change the gradients.
+8. *Public parts*: neither an example nor the batch before must change their gradients, or when, how often and with
+   which settings an optimizer steps on them.
 
 Nothing that was trained is released, so it costs no budget; that a step was refused can depend on the few examples
 that were looked at. A step that couples examples only for some data can be missed.
@@ -45,18 +47,17 @@ from torch import Tensor
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.gradients import probe_refusals as refusals
 from lightning_privacy.gradients.layout import Layouts
-from lightning_privacy.gradients.probe_comparison import ProbeComparison
 from lightning_privacy.gradients.probe_examples import lengths_differ, size
 from lightning_privacy.gradients.probe_gradients import (
     ExampleGradients,
     example_gradients,
 )
-from lightning_privacy.gradients.probe_indices import CheckedValues
+from lightning_privacy.gradients.probe_public import PublicComparison
 from lightning_privacy.gradients.probe_randomness import untouched_generators
 from lightning_privacy.gradients.probe_rows import changed_rows
 from lightning_privacy.gradients.probe_runs import SEED, Moment, Step
 from lightning_privacy.gradients.probe_trace import Trace, traced
-from lightning_privacy.gradients.probe_trials import Trial, hard_trials, large_trial, trials
+from lightning_privacy.gradients.probe_trials import Trial, hard_trials, large_trial, same_batch, trials
 
 __all__ = ["IndependenceProbe", "Moment", "Step"]
 
@@ -73,7 +74,7 @@ _WIDER = 20.0
 """Kernels for batches of different sizes round differently, by more than those for one size."""
 
 
-class IndependenceProbe(ProbeComparison):
+class IndependenceProbe(PublicComparison):
     """Runs a training step on small batches to tell whether examples influence each other's gradients.
 
     Args:
@@ -109,7 +110,7 @@ class IndependenceProbe(ProbeComparison):
             self._check_total(tried[0], plain, found)
             tried = [*tried, *hard_trials(self.pool)]
             if self.public:
-                self._check_public(tried, public)
+                self.check_public(tried, public)
             self._check_more_replacements(tried)
             self._check_elsewhere(tried[0])
             self._check_length()
@@ -123,7 +124,7 @@ class IndependenceProbe(ProbeComparison):
         """Compare the gradients of the examples beside one that is replaced; returns those of the first batch."""
         first = self.gradients(tried[0].batch)
         self.random = first.random
-        alike = [trial for trial in tried if _same(trial.batch, tried[0].batch)]
+        alike = [trial for trial in tried if same_batch(trial.batch, tried[0].batch)]
         for trial in alike[:_FULL]:
             self.compare(trial, first, self.gradients(trial.replaced), SEED, steady=True)
         return first.gradients
@@ -139,7 +140,7 @@ class IndependenceProbe(ProbeComparison):
             seed = SEED + 1 + number if random else SEED
             reference = None
             if not random:
-                reference = next((trace for batch, trace in steady_traces if _same(batch, trial.batch)), None)
+                reference = next((trace for batch, trace in steady_traces if same_batch(batch, trial.batch)), None)
             if reference is None:
                 reference, drawn = self.tried(trial, trial.batch, seed)
                 if reference is None:
@@ -212,38 +213,6 @@ class IndependenceProbe(ProbeComparison):
         if self.random:
             return  # the layers that run example by example may have drawn other numbers
         raise refusals.unexplained(worst)
-
-    def _check_public(self, tried: Sequence[Trial], first: dict[str, Tensor]) -> None:
-        """Compare the gradients of public parameters next to an example and next to others."""
-        known: list[tuple[Sequence[Any], dict[str, Tensor]]] = [(tried[0].batch, first)]
-        for trial in tried:
-            found = next((gradients for batch, gradients in known if _same(batch, trial.batch)), None)
-            if found is None:
-                found = self._of_public(trial, trial.batch)
-                if found is None:
-                    continue
-                known.append((trial.batch, found))
-            other = self._of_public(trial, trial.replaced)
-            if other is not None:
-                self._compare_public(found, other)
-
-    def _of_public(self, trial: Trial, batch: Sequence[Any]) -> dict[str, Tensor] | None:
-        if not trial.made:
-            return self.plain(batch)[1]
-        try:
-            with CheckedValues() if self.devices else nullcontext():
-                return self.plain(batch)[1]
-        except Exception:  # noqa: BLE001 - see above
-            return None
-
-    def _compare_public(self, one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
-        for name in sorted(one.keys() | two.keys()):
-            first, second = one.get(name), two.get(name)
-            if first is None or second is None:
-                raise refusals.reaches_public(name)
-            rows = first.reshape(1, -1), second.reshape(1, -1)
-            if bool(changed_rows(*rows, tolerance=self.tolerance).any()):
-                raise refusals.reaches_public(name)
 
     def _differing_layer(self, trial: Trial) -> str | None:
         """Return the first layer that returns something else when it runs on the examples one by one."""
@@ -338,7 +307,3 @@ def _joined(gradients: ExampleGradients, place: int, like: ExampleGradients) -> 
         own = gradients.rows.get(name)
         parts.append(torch.zeros_like(rows[0]) if own is None else own[place])
     return torch.cat(parts) if parts else torch.zeros(1)
-
-
-def _same(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    return len(first) == len(second) and all(one is two for one, two in zip(first, second, strict=True))

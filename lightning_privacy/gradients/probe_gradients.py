@@ -28,6 +28,7 @@ from lightning_privacy.gradients.interception import release
 from lightning_privacy.gradients.layout import Layouts
 from lightning_privacy.gradients.precision import full_precision
 from lightning_privacy.gradients.probe_rows import rows_of
+from lightning_privacy.gradients.probe_updates import PublicUpdates, public_updates
 from lightning_privacy.gradients.raw_gradients import refuse_raw_gradient
 from lightning_privacy.gradients.recorder import Recorder
 from lightning_privacy.gradients.sites import install
@@ -150,9 +151,10 @@ def listening(module: nn.Module, collector: ExampleGradients, *, views: int) -> 
 class _Sum:
     """Adds up the gradients that reach some parameters, backward by backward."""
 
-    def __init__(self, module: nn.Module, public: Collection[str]) -> None:
+    def __init__(self, module: nn.Module, public: Collection[str], updates: PublicUpdates) -> None:
+        self.updates = updates
+        self.private = [p for name, p in module.named_parameters() if name not in public] if public else []
         self.kept: dict[str, Tensor] = {}
-        self.of_public: dict[str, Tensor] = {}
         self.arrived: dict[str, Tensor] = {}
         self.in_backward = self.for_public = False
         self.handles = [
@@ -167,9 +169,11 @@ class _Sum:
                 self.in_backward = True
                 torch.autograd.Variable._execution_engine.queue_callback(self.end)
             self.for_public = self.for_public or public
-            total = self.of_public if public else self.arrived
-            before = total.get(name)
-            total[name] = gradient.detach().clone() if before is None else before + gradient.detach()
+            if public:
+                self.updates.add(name, gradient)
+                return
+            before = self.arrived.get(name)
+            self.arrived[name] = gradient.detach().clone() if before is None else before + gradient.detach()
 
         return hook
 
@@ -178,21 +182,25 @@ class _Sum:
             self.kept[name] = gradient if name not in self.kept else self.kept[name] + gradient
         self.arrived = {}
         self.in_backward = self.for_public = False
+        for parameter in self.private:
+            if parameter.grad is not None:  # in training it is private, and may decide about what is public
+                parameter.grad = torch.zeros_like(parameter)
 
 
 @contextmanager
 def plain_gradients(
     module: nn.Module, public: Collection[str] = ()
-) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """Take the gradients that autograd alone gives the parameters in the block, by name; those of public ones apart.
+) -> Iterator[tuple[dict[str, Tensor], PublicUpdates]]:
+    """Take the gradients that autograd alone gives the parameters in the block, by name; what public ones get apart.
 
     Args:
         module: the network.
         public: names of parameters that are trained by autograd; see :class:`ExampleGradients`.
     """
-    total = _Sum(module, public)
-    try:
-        yield total.kept, total.of_public
-    finally:
-        for handle in total.handles:
-            handle.remove()
+    with public_updates(module, public) as updates:
+        total = _Sum(module, public, updates)
+        try:
+            yield total.kept, updates
+        finally:
+            for handle in total.handles:
+                handle.remove()

@@ -116,11 +116,12 @@ def mixed_by_loss() -> UnsupportedError:
 
 
 def reaches_public(name: str) -> UnsupportedError:
-    """Return the refusal of a step in which the gradient of the public parameter ``name`` depends on an example."""
+    """Return the refusal of a step in which an example decides how the public parameter ``name`` is trained."""
     return UnsupportedError(
-        f"the independence probe replaced an example, and the gradient of '{name}' changed, which is declared public: "
-        "nothing clips it and adds noise, so the data must not reach it. Take it out of public, or take the data out "
-        "of the losses that train it."
+        f"the independence probe replaced an example, and the gradient of '{name}' changed, which is declared public, "
+        "or how often or with which settings an optimizer steps on it, in that batch or in the next one: nothing "
+        "clips it and adds noise, so the data must not reach it. Take it out of public, or take the data, and what "
+        "the step remembers of them, out of the losses that train it and out of what decides about its steps."
     )
 
 

@@ -40,6 +40,7 @@ from lightning_privacy.gradients.probe_randomness import seeded, untouched_gener
 from lightning_privacy.gradients.probe_rows import tolerance_for
 from lightning_privacy.gradients.probe_trace import Key, Trace, places_of_examples, traced
 from lightning_privacy.gradients.probe_trials import trials
+from lightning_privacy.gradients.probe_updates import PublicUpdates
 
 __all__ = ["SEED", "Found", "Moment", "ProbeRuns", "Step"]
 
@@ -182,9 +183,15 @@ class ProbeRuns:
         rows = examples if self.views == 1 else [view for example in examples for view in example]
         self.step(module, [copy.deepcopy(row) for row in rows], backward)
 
-    def plain(self, examples: Sequence[Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Run the step as it is; whatever is wrong with it comes out here first."""
-        with self.ready(SEED, steady=True) as (module, _), plain_gradients(module, self.public) as gradients:
+    def plain(
+        self, examples: Sequence[Any], *, before: Sequence[Any] | None = None
+    ) -> tuple[dict[str, Tensor], PublicUpdates]:
+        """Run the step as it is, after another batch where one is given; whatever is wrong with it comes out here."""
+        with (
+            self.ready(SEED, steady=True) as (module, _),
+            self._after(module, before, SEED),
+            plain_gradients(module, self.public) as gradients,
+        ):
             try:
                 self.call(module, examples)
             except Exception as error:

@@ -35,7 +35,7 @@ from lightning_privacy.gradients.probe_examples import (
     size,
 )
 
-__all__ = ["Trial", "hard_trials", "large_trial", "trials"]
+__all__ = ["Trial", "hard_trials", "large_trial", "same_batch", "trials"]
 
 _OTHERS = 3
 """Examples of a batch beside the one that is replaced."""
@@ -242,3 +242,13 @@ def trials(pool: Sequence[Any], count: int) -> list[Trial]:
         columns.append(made or [Trial(batch, first, place)])
     found = [trial for column in zip_longest(*columns) for trial in column if trial is not None]
     return [found[number % len(found)] for number in range(count)]
+
+
+def same_batch(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Return whether two batches are of the very same examples.
+
+    Args:
+        first: a batch.
+        second: another.
+    """
+    return len(first) == len(second) and all(one is two for one, two in zip(first, second, strict=True))
