@@ -14,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -49,6 +50,7 @@ from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
 from lightning_privacy.report.earlier_run import put_aside
 from lightning_privacy.report.environment import write_environment
+from lightning_privacy.report.interruption import interruption
 from lightning_privacy.report.run_files import finish_run, keep_ledger
 from lightning_privacy.report.sweep_end import sweep_failed
 from lightning_privacy.report.terminal import EXPLAINED, explain, explained, hush, hydra_raises
@@ -91,8 +93,9 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     """
     if config.seed is not None and not isinstance(config.seed, int):
         raise ConfigurationError(f"seed must be a whole number or null, got {config.seed!r}")
+    named = _named_checkpoints(config)
     if pl.utilities.rank_zero.rank_zero_only.rank == 0:  # type: ignore[attr-defined] # set when Lightning is imported
-        aside = put_aside(folder, checkpoint=config.ckpt_path, inputs=_named_checkpoints(config))
+        aside = put_aside(folder, checkpoint=config.ckpt_path, inputs=named)
         if aside is not None:
             console.print(f"What an earlier run left in this folder is now in {aside}", markup=False, soft_wrap=True)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
@@ -104,6 +107,7 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     trainer: Trainer = instantiate(config.trainer, callbacks=watched, logger=loggers)
     privacy, federation = privacy_of(trainer), federation_of(trainer)
     account_for_run(trainer, datamodule, ledger_of(trainer))
+    _note_checkpoints(trainer, [name for name in named if Path(name).exists()])
     if privacy is not None:
         _share_ledger(datamodule, privacy.ledger)
     if privacy is not None:
@@ -116,9 +120,15 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
         console.print("Training without differential privacy")
     try:
         model, outcome = _train(config, trainer, datamodule, ckpt_path=config.ckpt_path)
-    except BaseException:
+    except BaseException as error:
         # What was spent was spent, whatever becomes of the run.
         keep_ledger(folder, final_ledger_of(trainer))
+        if isinstance(error, SystemExit):  # which Lightning makes of signals
+            if trainer.is_global_zero:
+                said = interruption(folder, trainer.global_step, final_ledger_of(trainer))
+                print(f"error: {said}", file=sys.stderr)  # noqa: T201 - the command's own output
+            if isinstance(error, pl.utilities.exceptions.SIGTERMException):  # its exit status would be that of success
+                raise SystemExit(128 + signal.SIGTERM) from error
         raise
     ledger = final_ledger_of(trainer)
     if privacy is not None and (getattr(datamodule, "max_records_per_person", None) or 1) > 1:
@@ -174,6 +184,17 @@ def _named_checkpoints(config: DictConfig) -> list[str]:
         elif isinstance(value, list):
             pending += value
     return found
+
+
+def _note_checkpoints(trainer: Trainer, names: list[str]) -> None:
+    """Say of weights that were there before a private run what it does not cover."""
+    federation = federation_of(trainer)
+    account: Any = ledger_of(trainer) or (None if federation is None else federation.example_privacy)
+    for name in [] if account is None else names:
+        account.add_caveat(
+            f"The config names the checkpoint {name}, which was there before this run: epsilon covers neither that "
+            "file nor the data it was trained on."
+        )
 
 
 def _arguments() -> list[str]:
@@ -297,7 +318,8 @@ def _sweep_job(_: list[str]) -> int:
 
 def _train_and_tell(config: DictConfig) -> RunSummary:
     folder = Path(config.paths.output_dir)
-    console = Console(highlight=False)
+    # Of several processes, each of which runs this, one speaks.
+    console = Console(highlight=False, quiet=pl.utilities.rank_zero.rank_zero_only.rank != 0)  # type: ignore[attr-defined]
     console.print(f"Run folder: {folder}", soft_wrap=True)
     summary = run(config, folder, console)
     console.print()

@@ -99,7 +99,8 @@ def calls(tmp_path_factory) -> dict[str, Call]:
     arguments["resumed"].append(last.replace("private/run", "started/run"))
     # The run that is resumed has a fixed noise multiplier: its limit may then be moved.
     started = [argument for argument in arguments["resumed"] if not argument.startswith("ckpt_path")]
-    arguments = {"started": [*started, "trainer.max_epochs=2"], **arguments}
+    named = [f"+start={base}/foreign.ckpt", "+later=run/none.ckpt"]
+    arguments = {"started": [*started, "trainer.max_epochs=2", *named], **arguments}
     requests = []
     for name, given in arguments.items():
         folder = base / name.replace(" ", "_")
@@ -201,6 +202,13 @@ def test_the_report_says_what_the_run_was(calls):
     assert data["environment"]["command"][1:] == ["trainer.max_epochs=2", "data.batch_size=720"]
     assert [curve["label"] for curve in data["epsilon_curves"]] == ["privacy/epsilon"]
     assert data["results"]["test"]["acc"] == summary["outcome"]["test"]["acc"]
+
+
+def test_weights_that_a_private_run_starts_from_are_told_as_not_covered(calls):
+    folder = calls["started"].folder
+    caveats = json.loads((folder / "run" / "ledger.json").read_text())["caveats"]
+    (told,) = [caveat for caveat in caveats if "checkpoint" in caveat]
+    assert f"{folder.parent}/foreign.ckpt, which was there before this run" in told
 
 
 def test_a_run_in_a_folder_of_another_says_nothing_of_that_one(calls):

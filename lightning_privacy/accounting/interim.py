@@ -57,6 +57,7 @@ _MAX_GROWTH = 16.0
 # shows in epsilon, and the exact figure itself does not grow evenly with the counts: a margin covers that, and below
 # the smallest delta, where it would be a good part of 1%, only the exact figure will do.
 _DELTA_NOISE = 3e-14
+_NOISE_OF_ONE = 2e-16  # which adds up over the compositions
 _MARGIN_OVER_DELTA = 2e-14
 _SMALLEST_DELTA = 1e-10
 
@@ -89,7 +90,6 @@ class InterimEpsilon:
 
     def __init__(self, *, delta: float) -> None:
         self.delta = delta
-        self._grid_delta = delta - min(_DELTA_NOISE, 1e-3 * delta)
         self._margin = _MARGIN_OVER_DELTA / max(delta, _SMALLEST_DELTA)
         self._releases: tuple[Release, ...] = ()
         self._low: tuple[int, ...] = ()
@@ -224,7 +224,8 @@ class InterimEpsilon:
             total = part if total is None else total.compose(part)
         if total is None:
             raise ValueError("no groups to compose")
-        return total.epsilon(self._grid_delta)
+        noise = max(_DELTA_NOISE, _NOISE_OF_ONE * sum(counts))
+        return total.epsilon(self.delta - min(noise, 1e-3 * self.delta))
 
     def _repeated(self, index: int, count: int, interval: float) -> GridLoss:
         release = self._releases[index]

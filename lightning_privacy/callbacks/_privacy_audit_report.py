@@ -39,7 +39,7 @@ def show_audit(result: AuditResult, console: Console | None = None) -> None:
 
 def note_broken(ledger: PrivacyLedger | None, bounds: EpsilonBounds) -> None:
     """Write a broken promise into the ledger that made it."""
-    if ledger is not None and bounds.broken:
+    if ledger is not None and bounds.broken and bounds.claimed is not None:
         ledger.add_caveat(
             f"An audit of this run proved an epsilon of at least {lower_bound_text(bounds.lower)}, more than the "
             f"{epsilon_text(bounds.claimed)} that was charged: the guarantee does not hold. NOT PRIVATE."

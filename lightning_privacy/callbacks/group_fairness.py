@@ -24,6 +24,7 @@ Example:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,16 @@ class GroupFairness(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, pl_module, "test", trainer.test_dataloaders, len(trainer.num_test_batches))
 
+    def loader_of(self, metric: str) -> int | None:
+        """Number of the loader that a logged figure of this callback is of; None for a metric of another's."""
+        found = re.match(rf"{re.escape(self.name)}/(?:dataloader_(\d+)/)?", metric)
+        return None if found is None else int(found[1] or 0)
+
+    @property
+    def charges(self) -> bool:
+        """Whether figures have noise, and are charged to a ledger."""
+        return self._private_epsilon is not None
+
     def _collect(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, position: int, loaders: Any
     ) -> None:
@@ -318,17 +329,20 @@ class GroupFairness(Callback):
         if records and processes.leads and not trainer.fast_dev_run:  # type: ignore[attr-defined] # set by Lightning
             log_table(trainer.loggers, f"{self.name}/{stage}", records, step=step)
             # A trainer with barebones has no run folder.
-            if self._write is not False and not (self._write is True and trainer.barebones):
-                self._save(folder, f"{stage}-step={step}", records)
+            self._save(None if trainer.barebones else folder, f"{stage}-step={step}", records)
 
-    def _save(self, folder: str, stem: str, records: list[dict[str, Any]]) -> None:
-        if self._write is True:
-            if "://" in folder:
-                rank_zero_warn(
-                    f"GroupFairness writes no file: the run folder {folder} is not a local one. Give a folder as write="
-                )
-                return
-            where = Path(folder) / self.name
-        else:
+    def _save(self, folder: str | None, stem: str, records: list[dict[str, Any]]) -> None:
+        if self._write is False:
+            return
+        if self._write is not True:
             where = Path(self._write)
+        elif folder is None:
+            return
+        elif "://" in folder:
+            rank_zero_warn(
+                f"GroupFairness writes no file: the run folder {folder} is not a local one. Give a folder as write="
+            )
+            return
+        else:
+            where = Path(folder) / self.name
         write_records(where, stem, records)

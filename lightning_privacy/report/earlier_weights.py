@@ -95,11 +95,11 @@ def refuse_linked(folder: Path, *, inputs: Collection[Path] = ()) -> None:
 
 
 def newest(folder: Path, word: str) -> Path | None:
-    """The checkpoint that one of Lightning's words stands for, as far as the files' names tell.
+    """The newest checkpoint with a word in its name: what one of Lightning's words stands for, as far as that tells.
 
     Args:
         folder: Of the run.
-        word: ``"last"`` or ``"hpc"``.
+        word: Such as ``"last"`` or ``"hpc"``; the empty one is in every name.
     """
     found = [
         here / name

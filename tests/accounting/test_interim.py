@@ -103,6 +103,15 @@ def test_the_grid_is_measured_again_when_counts_have_grown() -> None:
     assert interim._certificate.limits[0] >= 61
 
 
+def test_what_floating_point_loses_over_many_compositions_is_left_room_for() -> None:
+    # The grid was measured at few of them, where it is exact; its error grows with their number.
+    release, delta = SampledGaussian(1.2, 1e-4), 1e-6
+    interim = InterimEpsilon(delta=delta)
+    for count in (1, 1000, 10_000, 100_000):
+        exact = exact_epsilon([(release, count)], delta=delta)
+        assert exact <= interim([(release, count)]) <= 1.01 * exact
+
+
 def test_few_evaluations_over_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     # What makes a step cheap, without a clock: most steps are answered from the bracket, almost none exactly.
     exact_calls = []
