@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_privacy._lightning import LightningModule
 from lightning_privacy.errors import LightningPrivacyError, UnsupportedError
 from lightning_privacy.federated.algorithms import Algorithm, LocalTraining
 from lightning_privacy.federated.contexts import ClientContext
@@ -36,6 +37,10 @@ DELTA_NORM = "delta_norm"
 VOTES = "votes"
 
 _ABSENT = ("dropout", "late")
+_METRIC = (
+    "The metric '{name}' goes on from client to client, as its states can't be added up over clients: what "
+    "training_step takes from it carries data of one client to the next, and epsilon does not cover that."
+)
 
 
 @dataclass
@@ -126,10 +131,22 @@ class ClientTrainer:
     def _round(self) -> Iterator[None]:
         """What is the same for all clients of a round, and is put back after it."""
         self.model.remember()
-        self._isolation = ClientIsolation(self.optimizer, self.model.module if self.plan.private else None)
-        with kept_randomness(), nullcontext() if self._private is None else self._private.attached():
-            yield
-        self._isolation.begin_client()
+        isolation = self._isolation = self._isolate()
+        try:
+            with kept_randomness(), nullcontext() if self._private is None else self._private.attached():
+                yield
+        finally:
+            isolation.end_round()
+
+    def _isolate(self) -> ClientIsolation:
+        if not self.plan.private:
+            return ClientIsolation(self.optimizer, None)
+        module = self.model.module
+        configs = module.trainer.lr_scheduler_configs if isinstance(module, LightningModule) else []
+        isolation = ClientIsolation(self.optimizer, module, [config.scheduler for config in configs])
+        for name in isolation.uncovered:
+            self.plan.add_caveat(_METRIC.format(name=name))
+        return isolation
 
     def _train_all(
         self, cohort: Sequence[int], round_number: int, tally: Tally | SecureTally, trained: Trained

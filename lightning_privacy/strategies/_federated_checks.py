@@ -15,6 +15,7 @@ from lightning_privacy.callbacks.reweighing import Reweighing
 from lightning_privacy.data.nested import nested
 from lightning_privacy.errors import UnsupportedError
 from lightning_privacy.gradients.inspection import refuse_optimizer
+from lightning_privacy.strategies._client_metrics import refuse_persistent
 from lightning_privacy.strategies._plan import Plan
 
 __all__ = ["check_fit", "check_launcher", "check_module", "check_optimizers", "check_prepared", "check_private_fit"]
@@ -105,6 +106,7 @@ def check_private_fit(trainer: Any, plan: Plan) -> None:
     if not plan.private:
         return
     check_augmentation(trainer)
+    refuse_persistent(trainer.lightning_module)
     check_prepared(getattr(trainer, "datamodule", None), plan)
 
 

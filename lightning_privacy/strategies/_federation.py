@@ -43,6 +43,7 @@ class Federation:
         self._plan = plan
         self._trainer = trainer
         self.model = trainer.model
+        self.client_optimizer = trainer.optimizer
         self.clients = trainer.clients
         self.stores = trainer.stores
         self._processes = processes

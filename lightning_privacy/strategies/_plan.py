@@ -102,6 +102,13 @@ class Plan:
         """Whether some guarantee rests on it that nothing of one client is left in the module for the next."""
         return self.privacy is not None or self.example_privacy is not None
 
+    def add_caveat(self, text: str) -> None:
+        """Say in every ledger of the fit what it does not cover."""
+        if self.privacy is not None:
+            self.privacy.ledger.add_caveat(text)
+        if self.example_privacy is not None:
+            self.example_privacy.add_caveat(text)
+
     @property
     def keeps_memory(self) -> bool:
         """Whether the algorithm may keep something for each client."""

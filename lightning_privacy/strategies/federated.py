@@ -289,12 +289,16 @@ class FederatedStrategy(UnwrappedStrategy):
         trainer = module.trainer
         batch.number = trainer.global_step
         federation = self._federate()
+        server = self.optimizers
         self._training_client = True
         try:
+            # What training_step finds as self.optimizers(): the server's is nobody's to change but the server's.
+            self.optimizers = [federation.client_optimizer]
             with torch.enable_grad():
                 self._result = federation.run(batch.number)
         finally:
             self._training_client = False
+            self.optimizers = server
         batch.cohort = self._result.cohort
         self._guarantees.stop_when_spent(trainer)
         self._report(module, batch.number, self._result)
