@@ -22,13 +22,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from lightning_privacy._lightning import Trainer
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._processes import Processes
+from lightning_privacy.callbacks._training_rows import gives_training_rows
 from lightning_privacy.callbacks.run_privacy import privacy_of
-from lightning_privacy.data.augmentation.batches import unproxied
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.fairness.sample import GroupSample
 from lightning_privacy.mechanisms import NoiseSource, private_histogram
@@ -97,18 +96,6 @@ def noisy_views(counts: Tensor, sizes: Sequence[int], names: Sequence[str]) -> d
     return {name: GroupSample(view.counts.clamp(min=0)) for name, view in views.items()}
 
 
-def _shares_rows(first: Any, second: Any) -> bool:
-    """Whether two data sets are known to have rows in common."""
-    first, second = unproxied(first), unproxied(second)
-    if first is second:
-        return True
-    if isinstance(first, Subset) and isinstance(second, Subset) and first.dataset is second.dataset:
-        return not set(map(int, first.indices)).isdisjoint(map(int, second.indices))
-    return (isinstance(first, Subset) and first.dataset is second) or (
-        isinstance(second, Subset) and second.dataset is first
-    )
-
-
 def note_training_rows(trainer: Trainer, loader: Any, paying: PrivacyLedger | None = None) -> None:
     """Add a caveat to the ledger of private training where figures of its own rows are not charged to it.
 
@@ -117,13 +104,10 @@ def note_training_rows(trainer: Trainer, loader: Any, paying: PrivacyLedger | No
         loader: Of what was validated.
         paying: What figures with noise are charged to, which gets the caveat too; None for exact figures.
     """
-    train = trainer.train_dataloader
-    if not isinstance(loader, DataLoader) or not isinstance(train, DataLoader):
-        return
-    if not _shares_rows(train.dataset, loader.dataset):
-        return
     privacy = privacy_of(trainer)
     if privacy is None or privacy.ledger is paying:
+        return
+    if not gives_training_rows(loader, trainer.train_dataloader):
         return
     if paying is None:
         privacy.ledger.add_caveat(

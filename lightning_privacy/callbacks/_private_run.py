@@ -302,8 +302,9 @@ class PrivateRun:
             self._pace.step_taken()
         return entry.closes_step
 
-    def look_at_budget(self) -> None:
-        """Stop where what others have charged since the last step leaves nothing for another one."""
+    def end_validation(self) -> None:
+        """Tell of figures of training examples, and stop where what others have charged leaves nothing for a step."""
+        self._metrics.look_at_validation()
         self._pace.look_again()
 
     def _add_up(self, flat: Tensor) -> None:

@@ -43,6 +43,7 @@ __all__ = [
     "unwrap_model",
     "uses_dataloader_iter",
     "validation_interval",
+    "validation_metrics",
 ]
 
 
@@ -63,17 +64,19 @@ class EpochPosition:
 
 @dataclass(frozen=True)
 class LoggedMetric:
-    """A metric that was given to ``self.log`` while training.
+    """A metric that was given to ``self.log`` while training or validating.
 
     Args:
         hook: The hook or step it was logged from.
         name: The name it was logged under.
         keys: The names under which ``trainer.callback_metrics`` has it.
+        loader: Number of the loader whose batches it was logged at; None where there is one, or at none of them.
     """
 
     hook: str
     name: str
     keys: tuple[str, ...]
+    loader: int | None = None
 
 
 def epoch_position(trainer: Trainer) -> EpochPosition:
@@ -252,4 +255,21 @@ def training_metrics(trainer: Trainer) -> list[LoggedMetric]:
         name = metric.meta.name
         forks = (f"{name}_step", f"{name}_epoch") if metric.meta.forked else ()
         collected.append(LoggedMetric(hook=metric.meta.fx, name=name, keys=(name, *forks)))
+    return collected
+
+
+def validation_metrics(trainer: Trainer) -> list[LoggedMetric]:
+    """What was logged in the validations of this fit so far, the one for checking its sanity included."""
+    collected = []
+    for metric in trainer.fit_loop.epoch_loop.val_loop._results.values():
+        meta = metric.meta
+        suffix = (
+            f"/dataloader_idx_{meta.dataloader_idx}"
+            if meta.add_dataloader_idx and meta.dataloader_idx is not None
+            else ""
+        )
+        names = (meta.name, f"{meta.name}_step", f"{meta.name}_epoch") if meta.forked else (meta.name,)
+        keys = tuple(name + suffix for name in names)
+        hook = meta.fx.partition(".")[0]
+        collected.append(LoggedMetric(hook=hook, name=keys[0], keys=keys, loader=meta.dataloader_idx))
     return collected

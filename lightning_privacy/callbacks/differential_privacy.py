@@ -99,7 +99,8 @@ class DifferentialPrivacy(Callback):
     The loss must be the mean over the batch of one loss per example: with a mean weighted by what the batch holds, an
     example changes what the others add, and epsilon is not what is reported. A sum would clip gradients that are larger
     by the number of examples drawn. The probe looks for both, in what a few examples show. Training metrics that are
-    logged get a caveat in the ledger; validation metrics of the same people are as private, which can't be told here.
+    logged get a caveat in the ledger, and so do those of a validation set that shares examples with the training
+    set; of a copy of the data, or of other records of the same people, they are as private, which can't be told here.
 
     Args:
         delta: Probability with which the guarantee may fail, in (0, 1); below 1 / number of examples.
@@ -410,7 +411,7 @@ class DifferentialPrivacy(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Figures of the validation may have been charged to the same ledger.
         if self._run is not None and not trainer.sanity_checking:
-            self._run.look_at_budget()
+            self._run.end_validation()
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

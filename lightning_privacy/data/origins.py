@@ -1,4 +1,4 @@
-"""Where the examples of data sets around data sets come from, so that one example that is there twice is noticed.
+"""Where the examples of data sets around data sets come from, so that one that is there twice is noticed.
 
 Example:
     >>> import torch
@@ -6,6 +6,8 @@ Example:
     >>> data = TensorDataset(torch.zeros(5, 2), torch.arange(5))
     >>> repeated(ConcatDataset([Subset(data, [0, 1, 2]), Subset(Subset(data, [1, 3, 4]), [0, 2])]))
     1
+    >>> shares_examples(Subset(data, [0, 1, 2]), Subset(data, [3, 4])), shares_examples(data, Subset(data, [3, 4]))
+    (False, True)
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from lightning_privacy.data.augmentation.batches import unproxied
 
-__all__ = ["repeated"]
+__all__ = ["repeated", "shares_examples"]
 
 # Examples of a data set that is none of the known ones are numbered below zero, in a range of its own.
 _RANGE = 2**40
@@ -37,28 +40,91 @@ def repeated(dataset: Dataset[Any], *, label: int | str = 1) -> int:
         dataset: Has a length.
         label: Where in an example its label is: of a ``TensorDataset``, which tensor says what one example is.
     """
-    found = _origins(dataset, label, {})
+    found = _Origins(label).of(dataset)
     return len(found) - len(np.unique(found))
 
 
-def _origins(dataset: Any, label: int | str, leaves: dict[int, int]) -> NDArray[np.int64]:
-    """A number for each example; equal ones are one example."""
+def shares_examples(first: Any, second: Any) -> bool:
+    """Whether two data sets are known to have an example in common.
+
+    Known is what :func:`repeated` knows; of a ``TensorDataset``, the first tensor says what one example is. What is
+    around a data set in another way (an attribute ``dataset``, and neither ``indices`` nor its length) is taken to
+    have some of its examples, no matter which: that is in common with what has all of them, and with nothing less.
+
+    Args:
+        first: A data set; one without a length is as one whose examples are not known.
+        second: Another.
+    """
+    origins = _Origins(0)
+    known = origins.of(first), origins.of(second)
+    if len(np.intersect1d(known[0], known[1])):
+        return True
+    hidden = [_hidden(first), _hidden(second)]
+    for behind, others in zip(hidden, reversed(known), strict=True):
+        for dataset in behind:
+            whole = origins.of(dataset)
+            if len(whole) and bool(np.isin(whole, others).all()):
+                return True
+    return False
+
+
+def _hidden(dataset: Any) -> list[Any]:
+    """The data sets of which one has examples, not known which."""
     dataset = unproxied(dataset)
     if isinstance(dataset, ConcatDataset):
-        return np.concatenate([_origins(part, label, leaves) for part in dataset.datasets])
-    size = len(dataset)
-    inner, places = getattr(dataset, "dataset", None), _places(dataset, size)
-    if isinstance(inner, Sized):
-        if places is not None:
-            return _origins(inner, label, leaves)[places]
-        if len(inner) == size:  # it changes examples, and leaves them where they are
-            return _origins(inner, label, leaves)
-    labels = _labels(dataset, label, size)
-    if labels is not None:
-        step = labels.stride(0) * labels.element_size()
-        return np.int64(labels.data_ptr()) + np.arange(size, dtype=np.int64) * step
-    first = -_RANGE * (1 + leaves.setdefault(id(dataset), len(leaves)))
-    return first + (np.arange(size, dtype=np.int64) if places is None else places % max(1, size))
+        return [each for part in dataset.datasets for each in _hidden(part)]
+    inner, size = getattr(dataset, "dataset", None), _size(dataset)
+    if inner is None:
+        return []
+    if size is None or (_places(dataset, size) is None and _size(inner) != size):
+        return [inner, *_hidden(inner)]
+    return _hidden(inner)
+
+
+class _Origins:
+    """Numbers examples, so that equal numbers are one example.
+
+    Args:
+        label: Where in an example its label is.
+    """
+
+    def __init__(self, label: int | str) -> None:
+        self._label = label
+        # With the objects: a property may make one for the asking, and once that is gone its id, or where its numbers
+        # lie, is the next one's.
+        self._leaves: dict[int, tuple[int, Any]] = {}
+        self._held: list[Tensor] = []
+
+    def of(self, dataset: Any) -> NDArray[np.int64]:
+        """A number for each example of a data set; none where it has no length."""
+        dataset = unproxied(dataset)
+        if isinstance(dataset, ConcatDataset):
+            return np.concatenate([self.of(part) for part in dataset.datasets])
+        size = _size(dataset)
+        if size is None:
+            return np.empty(0, dtype=np.int64)
+        inner, places = getattr(dataset, "dataset", None), _places(dataset, size)
+        if _size(inner) is not None:
+            if places is not None:
+                return self.of(inner)[places]
+            if _size(inner) == size:  # it changes examples, and leaves them where they are
+                return self.of(inner)
+        labels = _labels(dataset, self._label, size)
+        if labels is not None:
+            self._held.append(labels)
+            step = labels.stride(0) * labels.element_size()
+            return np.int64(labels.data_ptr()) + np.arange(size, dtype=np.int64) * step
+        number, _ = self._leaves.setdefault(id(dataset), (len(self._leaves), dataset))
+        first = -_RANGE * (1 + number)
+        return first + (np.arange(size, dtype=np.int64) if places is None else places % max(1, size))
+
+
+def _size(dataset: Any) -> int | None:
+    """How many examples there are; None where it has no length, or says that it has none."""
+    try:
+        return len(dataset) if isinstance(dataset, Sized) else None
+    except (TypeError, NotImplementedError):  # what one with an open end raises, by the convention of torch's loaders
+        return None
 
 
 def _places(dataset: Any, size: int) -> NDArray[np.int64] | None:
@@ -75,5 +141,7 @@ def _labels(dataset: Any, label: int | str, size: int) -> Tensor | None:
     if not isinstance(tensors, tuple) or not isinstance(label, int) or not -len(tensors) <= label < len(tensors):
         return None
     labels = tensors[label]
-    usable = isinstance(labels, Tensor) and labels.dim() and len(labels) == size and (size < 2 or labels.stride(0))
+    if not isinstance(labels, Tensor) or labels.layout is not torch.strided or not labels.dim():
+        return None
+    usable = len(labels) == size and labels.numel() and (size < 2 or labels.stride(0))
     return labels if usable else None
