@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.gradients.state_values import untrained_entries
 from lightning_privacy.security.atomic_file import sync_folder
 from lightning_privacy.security.key_ring import KeyLike
 from lightning_privacy.serving import _formats as made
@@ -110,11 +111,11 @@ def export(
         if data is not None
     ]
     network = made.network_of(module)
-    buffers = [name for name in dict(network.named_buffers()) if name in network.state_dict()]
-    if buffers and ledger is not None:
+    kept = untrained_entries(network)
+    if kept and ledger is not None:
         caveats.append(
-            f"Buffers of the network ({', '.join(buffers)}) are released as they stand; the guarantee holds if they "
-            "were not computed from private data."
+            f"Buffers and other states of the network ({', '.join(kept)}) are released as they stand; the guarantee "
+            "holds if they were not computed from private data."
         )
     statement = PrivacyStatement.of(ledger, caveats=tuple(each for each in caveats if each is not None))
     run = _run_of(network)

@@ -69,3 +69,61 @@ def test_p33_class_counts_and_weights_written_by_hand_are_noticed() -> None:
     with torch.no_grad():
         module.bias.mul_(2)
     assert watch.changed() == []
+
+
+def test_p33_what_is_written_past_the_tensor_is_found_by_its_values() -> None:
+    module = torch.nn.Linear(2, 2)
+    module.weight.requires_grad_(False)
+    for name in ("mean", "bank", "other", "kept"):
+        module.register_buffer(name, torch.zeros(2))
+    watch = BufferWatch(module, values=True)
+    module.mean.data.mul_(0.5).add_(1)
+    module.bank.numpy()[:] = 1
+    module.other.data = torch.ones(2)
+    module.weight.data.copy_(torch.ones(2, 2))
+    assert watch.changed() == []
+    assert sorted(watch.differing()) == ["bank", "mean", "other", "weight"]
+    assert watch.differing() == watch.changed() == []
+    module.kept.data += 1
+    assert watch.differing() == ["kept"]
+
+
+def test_each_change_is_told_once_whoever_finds_it() -> None:
+    module = torch.nn.Module()
+    module.register_buffer("mean", torch.zeros(2))
+    watch = BufferWatch(module, values=True)
+    module.mean.add_(1)
+    assert watch.changed() == ["mean"]
+    assert watch.differing() == []
+
+
+def test_what_is_written_again_unchanged_does_not_differ() -> None:
+    module = torch.nn.Module()
+    module.register_buffer("mean", torch.tensor([1.0, float("nan")]))
+    module.register_buffer("count", torch.zeros((), dtype=torch.long))
+    watch = BufferWatch(module, values=True)
+    module.mean = module.mean.clone()
+    module.count += 1
+    assert watch.differing() == []
+
+
+def test_parts_that_are_thawed_or_frozen_while_they_are_trained_do_not_differ() -> None:
+    module = torch.nn.Linear(2, 2)
+    module.weight.requires_grad_(False)
+    watch = BufferWatch(module, values=True)
+    module.weight.requires_grad_(True)
+    watch.changed()
+    module.weight.data += 1
+    module.bias.data += 1
+    module.weight.requires_grad_(False)
+    module.bias.requires_grad_(False)
+    assert watch.differing() == []
+    module.bias.data += 1
+    assert watch.differing() == ["bias"]
+
+
+def test_a_buffer_that_comes_later_differs() -> None:
+    module = torch.nn.Module()
+    watch = BufferWatch(module, values=True)
+    module.register_buffer("mean", torch.zeros(2))
+    assert watch.differing() == ["mean"]

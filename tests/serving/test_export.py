@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchmetrics
 from torch import nn
 
 from lightning_privacy import PrivacyLedger
@@ -193,6 +194,29 @@ def test_buffers_are_a_caveat(tmp_path, ledger):
     call = partial(export, network, example_input=torch.zeros(1, 4), formats=["torch"])
     assert "1.running_mean" in " ".join(call(tmp_path / "a", ledger=ledger).privacy.caveats)
     assert call(tmp_path / "b").privacy.caveats == ()
+
+
+def test_p33_states_of_metrics_and_extra_states_are_a_caveat(tmp_path, ledger):
+    class Counting(nn.Linear):
+        def get_extra_state(self):
+            return torch.ones(3)
+
+        def set_extra_state(self, state):
+            """There is nothing to set."""
+
+    network = nn.Sequential(Counting(4, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+    network[2].weight = network[1].weight  # a parameter, under whichever name
+    network.metric = torchmetrics.MeanMetric()
+    network.forward = lambda inputs: network[2](network[1](network[0](inputs)))
+    call = partial(export, network, example_input=torch.zeros(1, 4), formats=["safetensors"])
+    (caveat,) = (each for each in call(tmp_path / "a", ledger=ledger).privacy.caveats if "as they stand" in each)
+    assert "states of the network (0._extra_state) are" in caveat
+    network.metric.persistent(True)
+    (caveat,) = (each for each in call(tmp_path / "b", ledger=ledger).privacy.caveats if "as they stand" in each)
+    assert "metric.mean_value" in caveat
+    assert "metric.weight" in caveat
+    assert "2.weight" not in caveat
+    assert call(tmp_path / "c").privacy.caveats == ()
 
 
 def test_paths_in_texts_are_taken_out(tmp_path, small_network):
