@@ -68,6 +68,7 @@ def module(tools: Any, kind: str) -> Any:
                 return nn.functional.mse_loss(self.net(batch[0]) + self.mean.compute().detach(), batch[1])
             left = float(self.array[0]) + float(self.number) + self.counts["size"] + self.ordered["size"]
             left += self.hparams.shift + getattr(self, "more", 0.0)
+            left += 1000 * self.lr_schedulers().last_epoch if kind == "scheduler" else 0
             shift = self.center + self.frozen + self.seen + (sum(self.history) if self.history else 0.0) + left
             return nn.functional.mse_loss(self.net(batch[0]) + shift, batch[1])
 
