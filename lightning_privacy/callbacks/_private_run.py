@@ -7,7 +7,6 @@ anybody sees it.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -39,8 +38,8 @@ from lightning_privacy.callbacks._schedule import StepSchedule, accumulation_val
 from lightning_privacy.callbacks._step_guard import StepGuard
 from lightning_privacy.callbacks._step_meeting import Place, StepMeeting
 from lightning_privacy.callbacks._train_loader import with_batch_sampler
+from lightning_privacy.callbacks._untrained_state import UntrainedState
 from lightning_privacy.errors import PrivacyViolation
-from lightning_privacy.gradients.buffer_watch import BufferWatch
 from lightning_privacy.gradients.clipping import ClippingPolicy
 from lightning_privacy.gradients.engine import PrivateGradients
 from lightning_privacy.mechanisms.noise import NoiseSource
@@ -136,7 +135,7 @@ class PrivateRun:
         )
         self._loss_scale = LossScale(trainer, rows)
         self._guard = StepGuard(self._engine)
-        self._buffers = BufferWatch(module)
+        self._untrained = UntrainedState(module, ledger)
         self._metrics = MonitoredMetrics(trainer, ledger)
         self._installed: loading.InstalledLoader | None = None
 
@@ -294,7 +293,7 @@ class PrivateRun:
                 "A private gradient was made that no optimizer stepped on. Where that depends on the loss or the "
                 "batch, it says something about the examples that epsilon does not cover."
             )
-        self._tell_changed_buffers()
+        self._untrained.look()
         self._metrics.look()
         self._progress.at_step_boundary = entry.closes_step
         self._progress.trainer_steps = self._trainer.global_step
@@ -319,14 +318,9 @@ class PrivateRun:
             "examples that epsilon does not cover."
         )
 
-    def _tell_changed_buffers(self) -> None:
-        for name in self._buffers.changed():
-            caveat = (
-                f"'{name}', which no gradient trains, changed during training. What it takes from the examples is "
-                "neither bounded nor noised, so the guarantee does not cover it."
-            )
-            self._ledger.add_caveat(caveat)
-            warnings.warn(f"{caveat} Keep data out of it, or compute it from public data.", UserWarning, stacklevel=2)
+    def compare_state(self) -> None:
+        """Tell of what no gradient trains and yet holds something else than before; not for every step."""
+        self._untrained.compare()
 
     def close(self) -> None:
         """Take everything off the trainer and its module again; does nothing the second time."""

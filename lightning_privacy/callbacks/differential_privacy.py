@@ -191,6 +191,7 @@ class DifferentialPrivacy(Callback):
         self._balance: dict[str, Any] | None = None
         self._progress: RunProgress | None = None
         self._run: PrivateRun | None = None
+        self._ended: PrivateRun | None = None
         self._plan: PrivatePlan | None = None
         self._make_plan: Callable[[], PrivatePlan] | None = None
         self._fitting = False
@@ -253,6 +254,8 @@ class DifferentialPrivacy(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
+        if self._run is not None:
+            self._run.compare_state()  # a checkpoint is about to be made: its caveats must be in it
         if self._progress is not None:
             self._progress.clipping_state = self._target.clipping.state_dict()
         return write_state(self._ledger.state_dict(), self._settings, self._progress)
@@ -414,11 +417,16 @@ class DifferentialPrivacy(Callback):
             self._run.end_validation()
 
     @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._run is not None:
+            self._run.compare_state()
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        finished = self._run is not None
+        self._ended = self._run
         self._close(trainer)
         settings = self._settings
-        if finished and settings is not None:
+        if self._ended is not None and settings is not None:
             release = self._target.clipping.release(settings.noise_multiplier, settings.sample_rate)
             steps = self._ledger.count(release)
             epsilon = epsilon_text(self._ledger.epsilon(exact=True), budget=self._ledger.budget)
@@ -439,11 +447,15 @@ class DifferentialPrivacy(Callback):
                 "Training ran in processes that ended with an error, and what they spent is not counted here: resume "
                 "from the last checkpoint to count it."
             )
+        self._ended = None  # where on_fit_end of another one raised
         self._close(trainer)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close(trainer)
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended.compare_state()  # the module's own on_fit_end comes after that of callbacks
         self._fitting = False
 
     def _take_over(self, state: dict[str, Any]) -> None:
@@ -454,9 +466,11 @@ class DifferentialPrivacy(Callback):
     def _close(self, trainer: Trainer) -> None:
         """Take everything off the trainer and its module again."""
         self._plan = self._make_plan = None
-        if self._run is not None:
-            self._run.close()
-            self._run = None
+        run, self._run = self._run, None
+        if run is not None:
+            run.close()
         self._surroundings.take_back(trainer)
         if self._journal is not None:
             self._journal.close()
+        if run is not None:
+            run.compare_state()
