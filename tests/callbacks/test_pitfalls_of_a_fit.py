@@ -187,8 +187,8 @@ def test_p35_a_run_is_accounted_under_one_adjacency_and_states_the_other_apart(t
     assert other is not None
     assert own < other
     text = ledger.summary()
-    assert f"epsilon {own:.6g} at delta" in text
-    assert f"replaced by any other example: epsilon {other:.6g}." in text
+    assert f"epsilon {math.ceil(own * 1000) / 1000:.3f} at delta" in text
+    assert f"replaced by any other example: epsilon {math.ceil(other * 1000) / 1000:.3f}." in text
 
 
 # P32: a run of a sweep
