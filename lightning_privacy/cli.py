@@ -49,6 +49,7 @@ from lightning_privacy.data import AugmentationDataModule
 from lightning_privacy.errors import CheckpointError, ConfigurationError
 from lightning_privacy.report import Guarantee, Outcome, RunSummary
 from lightning_privacy.report.earlier_run import put_aside
+from lightning_privacy.report.earlier_weights import WEIGHTS
 from lightning_privacy.report.environment import write_environment
 from lightning_privacy.report.interruption import interruption
 from lightning_privacy.report.run_files import finish_run, keep_ledger
@@ -107,7 +108,7 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     trainer: Trainer = instantiate(config.trainer, callbacks=watched, logger=loggers)
     privacy, federation = privacy_of(trainer), federation_of(trainer)
     account_for_run(trainer, datamodule, ledger_of(trainer))
-    _note_checkpoints(trainer, [name for name in named if Path(name).exists()])
+    _note_checkpoints(trainer, [name for name in named if name.endswith(".ckpt") and Path(name).exists()])
     if privacy is not None:
         _share_ledger(datamodule, privacy.ledger)
     if privacy is not None:
@@ -177,7 +178,7 @@ def _named_checkpoints(config: DictConfig) -> list[str]:
     found: list[str] = []
     while pending:
         value = pending.pop()
-        if isinstance(value, str) and value.endswith(".ckpt"):
+        if isinstance(value, str) and value.endswith(WEIGHTS):
             found.append(value)
         elif isinstance(value, Mapping):
             pending += value.values()

@@ -12,6 +12,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,12 +25,15 @@ from lightning_privacy.report.environment import ENVIRONMENT_FILE
 from lightning_privacy.serving.exported_model import MANIFEST
 from lightning_privacy.serving.manifest import FILES
 
-__all__ = ["earlier_weights", "named_in", "newest", "refuse_linked"]
+__all__ = ["WEIGHTS", "earlier_weights", "named_in", "newest", "refuse_linked"]
 
 _SUFFIX = ".ckpt"
 _CHECKPOINTS = "checkpoints"
-# Of subclasses of ModelCheckpoint that write something else; elsewhere files of such names are anything.
+# Of subclasses of ModelCheckpoint and of code of one's own. Among checkpoints they are weights; elsewhere they may be
+# anything, and count where they were written since the earlier run began.
 _OTHERS = (".pt", ".pth", ".bin", ".safetensors")
+WEIGHTS = (_SUFFIX, *_OTHERS)
+"""Ends of names of files of weights."""
 # Lightning looks for what it goes on from by itself after a cluster's signal: those files stay.
 _FOUND_BY_LIGHTNING = "hpc_ckpt_"
 
@@ -51,6 +55,7 @@ def earlier_weights(folder: Path, *, inputs: Collection[Path] = ()) -> list[Path
 
 
 def _found(folder: Path, inputs: frozenset[Path]) -> Iterator[Path]:
+    began = _began(folder)
     for here, folders, files in walk_run(folder):
         if here != folder and MANIFEST in files and not FILES.keys().isdisjoint(files):
             folders.clear()
@@ -59,12 +64,20 @@ def _found(folder: Path, inputs: frozenset[Path]) -> Iterator[Path]:
         of_checkpoints = _CHECKPOINTS in here.relative_to(folder).parts
         for name in (*folders, *files):
             path = here / name
-            suffixes = (_SUFFIX, *_OTHERS) if of_checkpoints and name in files else (_SUFFIX,)
-            if path.suffix not in suffixes or name.startswith(_FOUND_BY_LIGHTNING) or path.resolve() in inputs:
-                continue
-            yield path
+            if path.suffix in _OTHERS and name in files:
+                weights = of_checkpoints or path.lstat().st_mtime >= began
+            else:
+                weights = path.suffix == _SUFFIX and not name.startswith(_FOUND_BY_LIGHTNING)
+            if weights and path.resolve() not in inputs:
+                yield path
         # A folder of such a name is one checkpoint, in parts.
         folders[:] = [name for name in folders if not name.endswith(_SUFFIX)]
+
+
+def _began(folder: Path) -> float:
+    """When the earlier run of a folder began; never, where there was none."""
+    path = folder / ENVIRONMENT_FILE
+    return path.stat().st_mtime if path.is_file() else math.inf
 
 
 def refuse_linked(folder: Path, *, inputs: Collection[Path] = ()) -> None:

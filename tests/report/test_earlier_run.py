@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -173,8 +174,19 @@ def test_files_of_other_tools_with_the_names_of_ours_stay(used):
     for name in names:
         (used / name).parent.mkdir(exist_ok=True)
         (used / name).touch()
+        os.utime(used / name, (0, 0))
     put_aside(used)
     assert _there(used, names) == names
+
+
+def test_weights_that_code_of_ones_own_wrote_in_the_earlier_run_go(used):
+    names = {"model.pt", "models/z.safetensors", "models/input.pth"}
+    for name in names:
+        (used / name).parent.mkdir(exist_ok=True)
+        (used / name).touch()
+    aside = put_aside(used, inputs=[used / "models" / "input.pth"])
+    assert _there(used, names) == {"models/input.pth"}
+    assert _there(aside, names) == names - {"models/input.pth"}
 
 
 def test_what_is_said_beside_weights_goes_with_them(used):
