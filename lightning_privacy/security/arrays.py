@@ -121,6 +121,8 @@ def _read_index(file: EncryptedReader, path: str | Path) -> tuple[dict[str, tupl
             if not isinstance(code, str) or not _CODE.fullmatch(code):
                 raise ValueError(f"entry {len(index)} has the type {code!r:.100}")
             dtype = np.dtype(code)
+            if not isinstance(shape, list):  # an empty mapping would pass for one without dimensions
+                raise ValueError(f"entry {len(index)} has the shape {shape!r:.100}")
             whole = [number for number in (*shape, offset) if type(number) is int and number >= 0]
             sound = isinstance(name, str) and dtype.str == code and dtype.kind in _KINDS and dtype.itemsize > 0
             if not sound or len(whole) != len(shape) + 1:

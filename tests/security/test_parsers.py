@@ -209,6 +209,14 @@ def test_types_that_numpy_would_read_and_never_writes_are_refused(tmp_path, code
         security.read_arrays(path, KEY)
 
 
+@pytest.mark.parametrize("shape", [{}, "", None, 3, {"2": 2}])
+def test_shapes_that_are_no_lists_are_refused(tmp_path, shape):
+    path = tmp_path / "sealed"
+    _sealed(path, _index([["x", "<f8", shape, 0]]), security.Content.ARRAYS)
+    with pytest.raises(security.EncryptionError, match="entry 0 has the shape"):
+        security.read_arrays(path, KEY)
+
+
 @pytest.mark.parametrize("kind", ["table", "checkpoint"])
 def test_an_authentic_file_that_another_library_can_not_read_gives_a_named_error(folder, tmp_path, kind):
     content = security.Content.TABLE if kind == "table" else security.Content.CHECKPOINT
