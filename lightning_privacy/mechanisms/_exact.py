@@ -15,6 +15,12 @@ U and a floating-point exponential whose error is far below the margin kept here
 further bits of U are compared with as many digits of the exponential as it takes. So the decision is always that of
 exact arithmetic, and arrays are drawn at the speed of NumPy.
 
+**No noise is cut.** Noise cut to 64 bits and then added would show what it was added to: a sum that lies the bound away
+from a possible value comes of that value, with certainty. At a rate of 2**-62 that is more than one draw in a hundred,
+and rates are as low as that for a small epsilon or where many values share one grid. So noise that may not fit into 64
+bits is Python's whole numbers, it is added as it is, and only the sum is cut or rounded, at a bound that the data have
+no part in (:func:`within_words`). What is released is then a function of the exact sum: post-processing.
+
 Example:
     >>> draws = [ExactRandomness(None).rounded_laplace(Fraction(100)) for _ in range(3)]  # of scale 1/100
     >>> draws
@@ -29,13 +35,14 @@ import random
 import secrets
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_privacy.mechanisms.noise import NoiseSource
 
-__all__ = ["ExactRandomness"]
+__all__ = ["ExactRandomness", "within_words"]
 
 # How far from the exponential the first 64 bits must be to decide: some thousand times the error of floating point.
 _MARGIN = 2.0**-40
@@ -43,6 +50,11 @@ _MARGIN = 2.0**-40
 # Rates that are drawn as arrays. Beyond them the whole numbers of the arithmetic below would not fit in 64 bits.
 _SMALLEST_RATE = Fraction(1, 2**51)
 _LARGEST_RATE = 64
+
+# Units of an array's draws with which no number of the arithmetic passes 2**63; more have probability exp(-127) each.
+_MOST_UNITS = 126
+
+_LARGEST_SUM = 2**62
 
 
 class ExactRandomness:
@@ -155,31 +167,38 @@ class ExactRandomness:
                 return False
             word, bits = word << 64 | self.below(2**64), bits + 64
 
-    def many_rounded_laplace(self, rate: Fraction, count: int) -> NDArray[np.int64]:
+    def many_rounded_laplace(self, rate: Fraction, count: int) -> NDArray[Any]:
         """Return ``count`` draws of :meth:`rounded_laplace`, of a rate that may be lower by up to a thousandth.
 
         The rate becomes a multiple of a power of two that is not above it, so there is never less noise than asked for;
-        for rates of a millionth and more the difference is below 1e-12. Draws beyond 2**62, which have no probability
-        worth naming, are cut to it.
+        for rates of a millionth and more the difference is below 1e-12.
 
         Args:
             rate: one over the scale of the noise, > 0.
             count: how many.
+
+        Returns:
+            Whole numbers, none of them cut: int64 and below 2**59 in size, or Python's (dtype object), which may be
+            larger. Which of the two it is depends on the rate and the draws alone. What is done to a sum with them,
+            such as :func:`within_words`, is done after the addition.
         """
         if not _SMALLEST_RATE <= rate < _LARGEST_RATE:
-            drawn = [max(-(2**62), min(2**62, self.rounded_laplace(rate))) for _ in range(count)]
-            return np.array(drawn, dtype=np.int64)
-        # So that no number below passes 2**63 while fewer than 127 units are drawn: more have probability exp(-127).
+            return np.array([self.rounded_laplace(rate) for _ in range(count)], dtype=object)
+        # So that no number below passes 2**63 for units up to _MOST_UNITS.
         bits = 61 if rate < Fraction(1, 64) else 55
         numerator = int(rate * 2**bits)
         rate = Fraction(numerator, 2**bits)
-        result = np.zeros(count, np.int64)
         drawn_sizes = np.flatnonzero(self.many_bernoulli_exp(np.ones(count, np.int64), rate / 2))
         rest = self._many_exponential_rests(bits, len(drawn_sizes))
         units = self._many_units(len(drawn_sizes))
-        # (rest + units * 2**bits) // numerator, without the product.
-        per_unit, remainder = divmod(2**bits, numerator)
-        size = 1 + units * per_unit + (rest + units * remainder) // numerator
+        size: NDArray[Any]
+        if units.max(initial=0) > _MOST_UNITS:
+            size = 1 + (rest.astype(object) + units.astype(object) * 2**bits) // numerator
+        else:
+            # The same without the product.
+            per_unit, remainder = divmod(2**bits, numerator)
+            size = 1 + units * per_unit + (rest + units * remainder) // numerator
+        result: NDArray[Any] = np.zeros(count, size.dtype)
         result[drawn_sizes] = np.where(self.words(len(size)) >> np.uint64(63), size, -size)
         return result
 
@@ -201,3 +220,17 @@ class ExactRandomness:
             pending = pending[self.many_bernoulli_exp(np.ones(len(pending), np.int64), Fraction(1))]
             result[pending] += 1
         return result
+
+
+def within_words(sums: NDArray[Any]) -> NDArray[np.int64]:
+    """Return whole numbers to which noise has been added, cut to 2**62 in size so that they fit into 64 bits.
+
+    Args:
+        sums: int64, or Python's whole numbers (dtype object).
+
+    Example:
+        >>> within_words(np.array([5, -(10**30)], dtype=object)).tolist() == [5, -(2**62)]
+        True
+    """
+    cut: NDArray[np.int64] = np.clip(sums, -_LARGEST_SUM, _LARGEST_SUM).astype(np.int64)
+    return cut

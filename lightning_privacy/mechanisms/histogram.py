@@ -4,7 +4,8 @@ Counts of private labels say something about single records (a class with one me
 them are releases. Replacing one record by a null record, which is in no class, changes one count by one: sensitivity 1
 for the whole histogram. (Under replacement by any other record two counts change, and epsilon is twice as large.)
 
-The noise is rounded Laplace noise, drawn exactly: see ``mechanisms/_exact.py``.
+The noise is rounded Laplace noise, drawn exactly and added as it is: see ``mechanisms/_exact.py``. Only the sums are
+cut, to 2**62 in size, which matters for an epsilon below 1e-16.
 
 Example:
     >>> from lightning_privacy.accounting import PrivacyLedger
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from lightning_privacy._validate import positive_int
 from lightning_privacy.accounting import LaplaceRelease, PrivacyLedger
 from lightning_privacy.mechanisms._charge import charge
-from lightning_privacy.mechanisms._exact import ExactRandomness
+from lightning_privacy.mechanisms._exact import ExactRandomness, within_words
 from lightning_privacy.mechanisms._values import class_labels
 from lightning_privacy.mechanisms.noise import NoiseSource
 
@@ -51,7 +52,7 @@ def private_histogram(
             PRIVATE.
 
     Returns:
-        Whole numbers, shape (num_classes,); unbiased, so a small class may come out negative.
+        Whole numbers, shape (num_classes,), at most 2**62 in size; unbiased, so a small class may come out negative.
 
     Raises:
         ConfigurationError: an argument is out of range; nothing is charged.
@@ -62,4 +63,4 @@ def private_histogram(
     true = class_labels(labels, num_classes)
     charge(ledger, release, noise, label="class counts")
     counts = np.bincount(true, minlength=num_classes).astype(np.int64)
-    return counts + ExactRandomness(noise).many_rounded_laplace(Fraction(release.epsilon), num_classes)
+    return within_words(counts + ExactRandomness(noise).many_rounded_laplace(Fraction(release.epsilon), num_classes))

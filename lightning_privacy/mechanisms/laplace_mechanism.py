@@ -4,7 +4,10 @@ Dwork et al., "Calibrating Noise to Sensitivity in Private Data Analysis", 2006.
 betrays what it was added to (Mironov, "On Significance of the Least Significant Bits For Differential Privacy", 2012).
 So the values are first rounded to a grid of powers of two, which moves each by at most half a cell; in cells they are
 whole numbers, to which noise is added that is exactly rounded Laplace noise (``mechanisms/_exact.py``). What rounding
-adds to the sensitivity, one cell for each value, is in the scale of the noise: a millionth of it.
+adds to the sensitivity, one cell for each value, is in the scale of the noise: a millionth of it. For many values the
+cells shrink with their number, so that it stays a millionth; for these as for a small epsilon the noise may be more
+cells than fit into 64 bits. It is added all the same as it is, and what comes back is the floating-point number nearest
+to the exact sum: a function of the sum alone.
 
 **Several values at once.** Noise of scale sensitivity / epsilon on each, with ``sensitivity`` the largest change of the
 *sum* of absolute differences, costs no more than one value with that sensitivity. For a set A and the output's law p_t
@@ -22,8 +25,9 @@ Example:
 from __future__ import annotations
 
 import math
+import sys
 from fractions import Fraction
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +71,8 @@ def laplace(
             PRIVATE.
 
     Returns:
-        The same type and shape, on a grid whose cells are below a millionth of the noise.
+        The same type and shape, on a grid whose cells are below a millionth of the noise; sums beyond the range of
+        floating point are cut to its ends.
 
     Raises:
         ConfigurationError: a number is out of range or not finite; nothing is charged.
@@ -85,13 +90,24 @@ def laplace(
     return noisy
 
 
-def _in_numbers(numbers: NDArray[np.float64], cell: Fraction, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Round ``numbers`` to cells, add whole numbers of cells, and return the sums in float64."""
+def _in_numbers(numbers: NDArray[np.float64], cell: Fraction, drawn: NDArray[Any]) -> NDArray[np.float64]:
+    """Round ``numbers`` to cells, add whole numbers of cells, and return the float64 nearest to each exact sum."""
     exponent = cell.numerator.bit_length() - cell.denominator.bit_length()
-    if -1022 < exponent < 1023:
-        with np.errstate(over="ignore", under="ignore"):
+    result = np.empty(len(numbers))
+    small = np.zeros(len(numbers), np.bool_)  # where the sum fits into 64 bits
+    with np.errstate(over="ignore", under="ignore"):
+        if -1022 < exponent < 1023:
             cells = np.ldexp(numbers, -exponent)  # exact, or infinite, or so small that it rounds to 0 all the same
-        if (np.abs(cells) < _LARGEST_CELL).all() and (np.abs(drawn) < _LARGEST_CELL).all():
-            return np.ldexp((np.rint(cells).astype(np.int64) + drawn).astype(np.float64), exponent)
-    pairs = zip(numbers.tolist(), drawn.tolist(), strict=True)
-    return np.array([float((round(Fraction(number) / cell) + k) * cell) for number, k in pairs], dtype=np.float64)
+            small = np.asarray((np.abs(cells) < _LARGEST_CELL) & (np.abs(drawn) < _LARGEST_CELL))
+            sums = np.rint(cells[small]).astype(np.int64) + drawn[small].astype(np.int64)
+            result[small] = np.ldexp(sums.astype(np.float64), exponent)
+        for place in np.flatnonzero(~small).tolist():
+            result[place] = _nearest((round(Fraction(float(numbers[place])) / cell) + int(drawn[place])) * cell)
+    return np.clip(result, -sys.float_info.max, sys.float_info.max)
+
+
+def _nearest(number: Fraction) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf

@@ -76,5 +76,6 @@ def private_mean(
     below = _STEPS * len(steps) - above
     one, two = ExactRandomness(noise).many_rounded_laplace(Fraction(release.epsilon) / _STEPS, 2).tolist()
     above, total = above + one, above + one + below + two
-    share = above / total if total > 0 else 0.5
+    # Cut to [0, 2], which the bounds cut further, as the quotient of such whole numbers may pass float64.
+    share = max(0, min(2 * total, above)) / total if total > 0 else 0.5
     return min(high, max(low, low + (high - low) * share))

@@ -8,7 +8,7 @@ compare, four break one of these rules and are not private as claimed.) The comp
 : epsilon_2 = 1 : (2 c)**(2/3)``. For monotonic values the 2 is not needed.
 
 As in :func:`~lightning_privacy.laplace`, values and threshold are rounded to a grid of powers of two and the noise is
-exact whole numbers; what rounding adds is in the sensitivity.
+exact whole numbers, of which none is cut; what rounding adds is in the sensitivity.
 
 Example:
     >>> from lightning_privacy.accounting import PrivacyLedger
@@ -120,7 +120,7 @@ class AboveThreshold:
         return bool(self._answers(np.array([number]))[0])
 
     def _answers(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Answers for values in turn, up to the last that is given."""
+        """Answers for values in turn, up to the last that is given: comparisons of whole numbers of any size."""
         distances = self._grid.differences(values, self._threshold)
         noise = self._randomness.many_rounded_laplace(self._rate, len(values))
         above: NDArray[np.bool_] = distances + noise >= self._offset

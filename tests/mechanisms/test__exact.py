@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from lightning_privacy.mechanisms import NoiseSource, SeededNoiseWarning, _exact
-from lightning_privacy.mechanisms._exact import ExactRandomness
+from lightning_privacy.mechanisms._exact import ExactRandomness, within_words
 
 ERROR = 1e-6
 DRAWS = 20_000
@@ -92,7 +92,7 @@ def test_many_draws_are_laplace_noise_rounded(rate):
 def test_many_draws_of_small_rates_are_laplace_noise(bits):
     """Kolmogorov-Smirnov test; fails with probability 1e-6 for a fresh seed. 2**-55 is drawn one by one."""
     rate = Fraction(2.0**-bits)
-    drawn = ExactRandomness(seeded(6)).many_rounded_laplace(rate, 5_000)
+    drawn = ExactRandomness(seeded(6)).many_rounded_laplace(rate, 5_000).astype(np.float64)
     assert stats.kstest(drawn, stats.laplace(scale=1 / float(rate)).cdf).pvalue > ERROR
 
 
@@ -122,6 +122,39 @@ def test_the_parts_of_a_size_are_put_together_as_in_exact_arithmetic(monkeypatch
         bits = 61 if rate < 1 / 64 else 55
         expected = 1 + (127 * 2**bits - 1) // int(Fraction(rate) * 2**bits)
         assert abs(int(ExactRandomness(None).many_rounded_laplace(Fraction(rate), 1)[0])) == expected
+
+
+@pytest.mark.parametrize("units", [127, 2**40, 2**62])
+def test_p29_a_draw_of_any_size_is_exact(units, monkeypatch):
+    """More units than the arithmetic in 64 bits has room for."""
+    monkeypatch.setattr(ExactRandomness, "many_bernoulli_exp", lambda self, steps, rate: np.ones(steps.shape, bool))
+    monkeypatch.setattr(ExactRandomness, "_many_units", lambda self, count: np.array([units, 1]))
+    monkeypatch.setattr(
+        ExactRandomness, "_many_exponential_rests", lambda self, bits, count: np.full(count, 2**bits - 1)
+    )
+    for rate in (2.0**-50.9, 1 / 65, 0.7, 63.9):
+        bits = 61 if rate < 1 / 64 else 55
+        numerator = int(Fraction(rate) * 2**bits)
+        drawn = ExactRandomness(None).many_rounded_laplace(Fraction(rate), 2).tolist()
+        expected = [1 + ((number + 1) * 2**bits - 1) // numerator for number in (units, 1)]
+        assert [abs(number) for number in drawn] == expected
+
+
+@pytest.mark.parametrize("rate", [Fraction(1, 2**60), Fraction(1, 10**30), Fraction(1, 10**300)])
+def test_p29_draws_of_small_rates_are_not_cut(rate):
+    """Kolmogorov-Smirnov test; fails with probability 1e-6 for a fresh seed. A cut would pile draws up at one value."""
+    drawn = ExactRandomness(seeded(9)).many_rounded_laplace(rate, 500).tolist()
+    assert len(set(drawn)) == 500  # two alike have a probability below 1e-12
+    assert max(map(abs, drawn)) > 2**62
+    assert stats.kstest([float(number * rate) for number in drawn], stats.laplace().cdf).pvalue > ERROR
+
+
+def test_sums_are_cut_to_words_and_those_that_fit_are_as_they_were():
+    sums = [0, -1, 2**62, -(2**62), 2**62 + 1, 2**63, -(2**63) - 1, 10**400]
+    cut = within_words(np.array(sums, dtype=object))
+    assert cut.dtype == np.int64
+    assert cut.tolist() == [0, -1, 2**62, -(2**62), 2**62, 2**62, -(2**62), 2**62]
+    assert within_words(np.array([7, -(2**61)])).tolist() == [7, -(2**61)]
 
 
 @pytest.mark.parametrize("margin", [None, 1.0], ids=["by floating point", "all by digits"])
