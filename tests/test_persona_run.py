@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_every_stage_has_left_its_artefact_and_none_is_readable(finished: Any) -> None:
     folder, summary, _ = finished
     assert (folder / "deployed" / "manifest.json").is_file()
-    assert {path.suffix for path in (folder / "store").iterdir()} == {".encrypted"}
+    # The lock file holds nothing.
+    assert {path.suffix for path in (folder / "store").iterdir() if path.stat().st_size} == {".encrypted"}
     assert all(Path(place).exists() for place in summary.artefacts.values())
     key = Key.from_file(folder / "keys" / "lightning-privacy.key")
     checkpoint = EncryptedCheckpointIO(key).load_checkpoint(folder / "checkpoints" / "last.ckpt")
@@ -105,6 +107,13 @@ def test_the_deployed_model_is_the_one_that_was_tested(finished: Any) -> None:
     model = load_exported(folder / "deployed", key=key)
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     assert str(folder) not in (folder / "deployed" / "manifest.json").read_text()
+
+
+def test_p34_the_report_says_that_each_person_is_in_one_record(finished: Any) -> None:
+    folder, _, _ = finished
+    page = (folder / "report.html").read_text()
+    assert "at most one example is of one person" in page
+    assert "Persons with several examples" not in page
 
 
 def test_figures_of_training_are_of_images_as_they_are(finished: Any, tmp_path: Path) -> None:
@@ -154,6 +163,17 @@ def test_p34_what_epsilon_is_for_a_person_in_several_records_is_told(tmp_path: P
     (told,) = [caveat for caveat in guarantee.caveats if "for a person, both at delta" in caveat]
     record = epsilon_text(guarantee.epsilon)
     assert told.startswith(f"A person may be in 2 records: epsilon is {record} for a record and ")
+
+
+def test_p34_what_was_released_before_records_were_cut_is_told_for_a_person(tmp_path: Path) -> None:
+    early = "{_target_: lightning_privacy.preparation.FillMedian, columns: age, bounds: {age: [18, 95]}, epsilon: 0.05}"
+    options = ["data.num_persons=300", "data.preparation.contributions=null", f"+data.preparation.early={early}"]
+    guarantee = run(composed(tmp_path, *options), tmp_path, Console(file=io.StringIO())).guarantee
+    (told,) = [caveat for caveat in guarantee.caveats if "for a person, both at delta" in caveat]
+    (most,) = [caveat for caveat in guarantee.caveats if "before those of a person were cut to 1" in caveat]
+    records = int(re.search(r"one person had up to (\d+) of them", most)[1])
+    assert records > 1
+    assert told.startswith(f"A person may be in {records} records: epsilon is {epsilon_text(guarantee.epsilon)} for")
 
 
 def test_a_budget_that_is_too_small_stops_before_the_stage_and_names_it(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ class DigitsDataModule(InMemoryDataModule):
         (1437, 90, 270)
     """
 
+    input_range = (-1.0, 1.0)
+
     def __init__(
         self,
         batch_size: int = 512,

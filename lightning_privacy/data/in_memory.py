@@ -125,12 +125,15 @@ class InMemoryDataModule(LightningDataModule):
 
     Attributes:
         fields: What the tensors of the data set are called.
+        input_range: The smallest and the largest value of inputs, where the format has them; None where it has not.
+            Never a figure of the data.
 
     Raises:
         ConfigurationError: A batch size is not a whole number above 0.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("inputs", "labels")
+    input_range: ClassVar[tuple[float, float] | None] = None
 
     def __init__(self, batch_size: int, eval_batch_size: int, resample: Mapping[str, Any] | None = None) -> None:
         super().__init__()

@@ -10,13 +10,16 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
+
+import numpy as np
+from torch.utils.data import ConcatDataset, Subset
 
 from lightning_privacy.data.augmentation.batches import unproxied
 from lightning_privacy.sampling import ResampledDataset
 
-__all__ = ["is_resampled", "nested"]
+__all__ = ["is_resampled", "nested", "persons_of"]
 
 
 def nested(dataset: Any) -> Iterator[Any]:
@@ -51,3 +54,35 @@ def is_resampled(dataset: Any) -> bool:
         False
     """
     return any(isinstance(each, ResampledDataset) for each in nested(dataset))
+
+
+def persons_of(dataset: Any) -> list[Any] | None:
+    """Who each example is about, where a data set says it in ``person`` and is looked at as it is, in part, or joined.
+
+    Args:
+        dataset: A data set, or None.
+
+    Returns:
+        One for each example, copies counted; None where it is not known of all.
+
+    Example:
+        >>> from torch.utils.data import ConcatDataset
+        >>> class People(list):
+        ...     person = ["Ada", "Alan"]
+        >>> persons_of(ConcatDataset([People([1, 2])] * 2)), persons_of([1, 2])
+        (['Ada', 'Alan', 'Ada', 'Alan'], None)
+    """
+    current = unproxied(dataset)
+    if isinstance(current, Subset):
+        inner = persons_of(current.dataset)
+        return None if inner is None else [inner[index] for index in current.indices]
+    if isinstance(current, ConcatDataset):
+        parts = [persons_of(part) for part in current.datasets]
+        return None if any(part is None for part in parts) else [each for part in parts for each in part or ()]
+    own = getattr(current, "person", None)
+    if isinstance(own, list | tuple | np.ndarray) and len(own):
+        return list(own)
+    # Around another one, example by example, as where each is augmented.
+    inner = getattr(current, "dataset", None)
+    alike = isinstance(current, Sized) and isinstance(inner, Sized) and len(current) == len(inner)
+    return persons_of(inner) if alike else None

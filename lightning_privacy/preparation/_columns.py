@@ -9,11 +9,13 @@ import polars as pl
 
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["PIPELINE", "column_names", "require_columns", "text_columns"]
+__all__ = ["PIPELINE", "ROW", "column_names", "require_columns", "text_columns"]
 
-#: What names of columns begin with that a pipeline carries along: true where something holds for a person. Steps take
-#: such a column only by name; where records become one, it is true for the one if it was for any.
+#: What names of columns begin with that a pipeline carries along. Steps take such a column only by name. Where records
+#: become one, a truth value is true for the one if it was for any, and of other values the one has the smallest.
 PIPELINE = "\x00"
+#: The column in which a pipeline keeps which record a row is: a hash of what the record held in the raw table.
+ROW = f"{PIPELINE}row"
 
 _SHOWN = 20
 

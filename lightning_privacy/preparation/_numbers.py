@@ -154,7 +154,7 @@ def checked_bounds(bounds: object) -> dict[str, tuple[Any, Any]]:
     return checked
 
 
-def bounds_of(name: str, bounds: Mapping[str, tuple[Any, Any]], kind: pl.DataType) -> tuple[float, float]:
+def bounds_of(name: str, bounds: Mapping[str, tuple[Any, Any]], kind: pl.DataType | None) -> tuple[float, float]:
     """The bounds of a column as numbers.
 
     Raises:

@@ -6,8 +6,9 @@ has at least l values (Machanavajjhala et al., "l-Diversity: Privacy Beyond k-An
 ones or, more strictly, as ``exp`` of their entropy. Neither is differential privacy: they bound what the table itself
 shows, not what is learned from it.
 
-A missing value counts as a value: it can be seen. Where a column says who a row is about, people are counted and not
-rows, since ten rows of one person hide nobody.
+A missing value counts as a value: it can be seen. So does the sign of a zero, which a file shows: 0.0 and -0.0 are two
+classes where a table is measured; :class:`SuppressToK` makes them one and leaves no sign. Where a column says who a row
+is about, people are counted and not rows, since ten rows of one person hide nobody.
 
 Example:
     >>> import polars as pl
@@ -36,7 +37,7 @@ from lightning_privacy.preparation.step import Context, Step
 
 __all__ = ["Anonymity", "SuppressToK", "anonymity", "equivalence_classes"]
 
-_SIZE, _DIVERSITY = "people in class", "values in class"
+_SIZE, _DIVERSITY, _ANYONE = "people in class", "values in class", "anyone in class"
 _ACTIONS = ("drop", "blank")
 
 
@@ -50,7 +51,7 @@ class Anonymity:
         entropy_diversity: sensitive column to the least ``exp(entropy)`` of its values in a class.
         classes: number of classes.
         people: number of people; of rows, where no column says who they are about.
-        singled_out: people who are alone in their class.
+        singled_out: people who are alone in a class; each counts once, in however many classes.
     """
 
     k: int
@@ -59,6 +60,15 @@ class Anonymity:
     classes: int
     people: int
     singled_out: int
+
+    def __str__(self) -> str:
+        lines = [f"k: {self.k:,}, the people in the smallest class"]
+        lines += [f"l of {name}: {least:,}, the fewest values in a class" for name, least in self.diversity.items()]
+        lines += [f"entropy l of {name}: {least:.3g}" for name, least in self.entropy_diversity.items()]
+        lines.append(f"classes: {self.classes:,}")
+        lines.append(f"people: {self.people:,}")
+        lines.append(f"singled out: {self.singled_out:,}, people who are alone in a class")
+        return "\n".join(lines)
 
 
 def anonymity(
@@ -94,7 +104,7 @@ def anonymity(
         people=_whole(
             sizes.sum() if person is None else frame.lazy().select(pl.col(person).n_unique()).collect().item()
         ),
-        singled_out=int((sizes == 1).sum()),
+        singled_out=int((sizes == 1).sum()) if person is None else classes.filter(sizes == 1)[_ANYONE].n_unique(),
     )
 
 
@@ -114,7 +124,8 @@ def equivalence_classes(
         person: the column that says who a row is about. Rows where it is missing count as one person more.
 
     Returns:
-        The columns of the classes, ``"people in class"``, and ``"values in class of <column>"``.
+        The columns of the classes, ``"people in class"``, ``"values in class of <column>"``, and, where a column says
+        who they are, ``"anyone in class"``.
 
     Raises:
         ConfigurationError: a column is unknown, or there are no quasi-identifiers.
@@ -128,7 +139,32 @@ def equivalence_classes(
         require_columns("person", [person], schema)
     people = pl.len() if person is None else pl.col(person).n_unique()
     counts = [people.alias(_SIZE), *(pl.col(name).n_unique().alias(_diversity(name)) for name in hidden)]
-    return frame.lazy().group_by(columns).agg(counts).collect(engine="streaming")
+    if person is not None:
+        counts.append(pl.col(person).first().alias(_ANYONE))
+    signs = _signs(schema, columns)
+    classes = frame.lazy().group_by([*map(pl.col, columns), *signs.values()]).agg(counts).drop(signs)
+    return classes.collect(engine="streaming")
+
+
+def _signs(schema: pl.Schema, columns: Iterable[str]) -> dict[str, pl.Expr]:
+    """Whether each column of floating-point numbers holds -0.0, which is shown and is equal to 0.0."""
+    floats = [name for name in columns if schema[name].is_float()]
+    return {
+        f"\x00minus {name}": ((pl.col(name) == 0) & (1 / pl.col(name) < 0)).alias(f"\x00minus {name}")
+        for name in floats
+    }
+
+
+def _without_signs(frame: pl.LazyFrame, columns: Iterable[str]) -> pl.LazyFrame:
+    """The rows with one zero and one NaN, as those that are equal must look equal too."""
+    schema = frame.collect_schema()
+    floats = [name for name in columns if schema[name].is_float()]
+    return frame.with_columns(_plain(pl.col(name)).cast(schema[name]).alias(name) for name in floats)
+
+
+def _plain(number: pl.Expr) -> pl.Expr:
+    # Not by adding 0.0, which polars takes for doing nothing.
+    return pl.when(number == 0).then(0.0).when(number.is_nan()).then(float("nan")).otherwise(number)
 
 
 def _diversity(name: str) -> str:
@@ -139,12 +175,13 @@ def _least_entropy(frame: pl.DataFrame | pl.LazyFrame, columns: tuple[str, ...],
     """The least exp(entropy) of a column within a class."""
     number = "number"
     share = pl.col(number) / pl.col(number).sum()
-    keys = [pl.col(column).alias(f"class {place}") for place, column in enumerate(columns)]
+    parts = [*map(pl.col, columns), *_signs(frame.lazy().collect_schema(), columns).values()]
+    keys = [part.alias(f"class {place}") for place, part in enumerate(parts)]
     return float(
         frame.lazy()
         .group_by([*keys, pl.col(name).alias("value")])
         .agg(pl.len().alias(number))
-        .group_by([f"class {place}" for place in range(len(columns))])
+        .group_by([f"class {place}" for place in range(len(keys))])
         .agg((-(share * share.log()).sum()).exp().alias("diversity"))
         .select(pl.col("diversity").min())
         .collect(engine="streaming")
@@ -167,7 +204,8 @@ class SuppressToK(Step):
         columns: the quasi-identifiers; None for those of the roles.
         diversity: l, fewest different values of each sensitive column in a class.
         sensitive: the sensitive columns; None for the label of the roles, where ``diversity`` is above 1.
-        person: the column that says who a row is about; None for the identifier of the roles, if there is one.
+        person: the column that says who a row is about; None for that of the context, or else the identifier of the
+            roles, if there is one.
         action: ``"drop"`` takes the rows out; ``"blank"`` empties their quasi-identifiers, and takes them out only if
             the class of blank rows itself is too small.
         caveat: run under differential privacy all the same, with a caveat in the ledger.
@@ -202,7 +240,17 @@ class SuppressToK(Step):
         self._blank_stays = False
 
     @override
-    def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
+    def check(self, schema: pl.Schema | None, context: Context) -> pl.Schema | None:
+        super().check(schema, context)
+        columns, sensitive, person = self._columns_of(context)
+        if schema is not None:
+            require_columns("columns", columns, schema)
+            require_columns("sensitive", sensitive, schema)
+            require_columns("person", () if person is None else [person], schema)
+        return schema
+
+    def _columns_of(self, context: Context) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
+        """The quasi-identifiers, the sensitive columns as far as they count, and who a row is about."""
         roles = context.roles
         columns = self._columns or roles.quasi_identifiers
         if not columns:
@@ -214,9 +262,13 @@ class SuppressToK(Step):
             raise ConfigurationError(
                 f"diversity={self._l} needs a sensitive column: give sensitive, or a column the role label"
             )
-        sensitive = sensitive if self._l > 1 else ()
-        person = self._person if self._person is not None else roles.identifier
-        self._used = tuple(columns)
+        person = self._person if self._person is not None else context.who
+        return tuple(columns), sensitive if self._l > 1 else (), person
+
+    @override
+    def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
+        self._used, sensitive, person = self._columns_of(context)
+        frame = _without_signs(frame, self._used)
         classes = equivalence_classes(frame, self._used, sensitive=sensitive, person=person)
         self._kept = classes.filter(self._large(sensitive)).select(self._used)
         if self._action == "blank":
@@ -246,6 +298,7 @@ class SuppressToK(Step):
         if self._kept is None:
             raise ConfigurationError(f"step {self.name!r} must be fitted before it is applied: call fit first")
         require_columns("columns", self._used, frame.collect_schema())
+        frame = _without_signs(frame, self._used)
         if self._action == "drop":
             return frame.join(self._kept.lazy(), on=self._used, how="semi", nulls_equal=True, maintain_order="left")
         blanked = self._blanked(frame)

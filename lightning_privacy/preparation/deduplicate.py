@@ -1,9 +1,11 @@
 """Finds the records of one person, exactly or nearly equal, and numbers the persons.
 
 **How.** Blocks of records that agree in two things give pairs (``deduplicate_blocking``); pairs are compared column by
-column with rapidfuzz (``deduplicate_columns``); what each degree of likeness is worth is learned from the table itself,
-without labels (``deduplicate_weights``); persons are groups whose records are alike on average, not chains of weak
-links (``deduplicate_clusters``).
+column with rapidfuzz (``deduplicate_columns``), a mail address only beyond the names it repeats
+(``deduplicate_repeats``); what each degree of likeness is worth is learned from the table itself, without labels
+(``deduplicate_weights``); persons are groups whose records are alike on average, not chains of weak links
+(``deduplicate_clusters``). Where many joined records differ in what should tell people apart, the step warns
+(``deduplicate_doubts``).
 
 **Why so.** Of the libraries there are, `dedupe` asks a person to label pairs; `recordlinkage` has the model, but
 compares in pandas on one core and leaves groups to the user; `splink` has the same model and is fast, but wants the
@@ -25,16 +27,20 @@ Example:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from lightning_privacy._validate import non_negative_int, one_of, positive_int, within_open_unit
 from lightning_privacy.errors import ConfigurationError
-from lightning_privacy.preparation._columns import PIPELINE, column_names
-from lightning_privacy.preparation.deduplicate_linkage import equal_records, link_records
+from lightning_privacy.preparation._columns import PIPELINE, column_names, require_columns
+from lightning_privacy.preparation.deduplicate_columns import KINDS, kind_of
+from lightning_privacy.preparation.deduplicate_doubts import doubts, other_identifiers
+from lightning_privacy.preparation.deduplicate_linkage import Linkage, equal_records, link_records
 from lightning_privacy.preparation.deduplicate_merge import RULES, merge
 from lightning_privacy.preparation.step import Context, Standing, Step
 
@@ -67,6 +73,10 @@ class Deduplicate(Step):
 
     Raises:
         ConfigurationError: an argument is out of range, or rapidfuzz is not installed.
+
+    Warns:
+        UserWarning: most records that were joined differ in the identifier of the roles, or one person's in a date by
+            what was learned: they may be of people who share a name.
     """
 
     name: ClassVar[str] = "deduplicate"
@@ -98,6 +108,8 @@ class Deduplicate(Step):
         if self._block_limit < 2:
             raise ConfigurationError(f"block_limit must be at least 2, got {block_limit!r}")
         self._other_roles: tuple[str, ...] = ()
+        self._identifier: str | None = None
+        self._warned = False
         try:
             import rapidfuzz  # noqa: F401 - asked for here, used where columns are compared
         except ImportError as error:
@@ -112,11 +124,26 @@ class Deduplicate(Step):
         """What the step does to the guarantee."""
         return (
             "Which records are one person's was decided by comparing all of them, without noise: a person more or less "
-            "can change how the records of others are grouped or merged, and epsilon does not count that."
+            "can change how the records of others are grouped or merged, and so which of them are trained on, and "
+            "epsilon does not count that."
         )
+
+    def check(self, schema: pl.Schema | None, context: Context) -> pl.Schema | None:
+        """As of any step; what is named must be there and can be compared, and the new column may not."""
+        super().check(schema, context)
+        for name, kind in self._kinds.items():
+            one_of(sorted(KINDS), **{f"kind of column {name!r}": kind})
+        if schema is None:
+            return None
+        for name in self._columns or ():
+            require_columns("columns", [name], schema)
+            kind_of(pl.Series(name, dtype=schema[name]))
+        require_columns("kinds", self._kinds, schema)
+        return self._apply(pl.LazyFrame(schema=schema)).collect_schema()
 
     def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
         roles = context.roles
+        self._identifier, self._warned = roles.identifier, False
         self._other_roles = tuple(name for name in roles.columns if _OTHER_ROLES & set(roles.of(name)))
 
     def _apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -137,6 +164,7 @@ class Deduplicate(Step):
 
     def _group(self, table: pl.DataFrame) -> pl.DataFrame:
         names = self._names(table)
+        linkage = None
         if table.height == 0:
             persons = np.zeros(0, np.int64)
         elif not self._near:
@@ -155,17 +183,43 @@ class Deduplicate(Step):
             self._learned["columns"] = ", ".join(linkage.columns)
             for name, reason in linkage.left_out.items():
                 self._learned[f"{name} left out"] = reason
+            for name, repeated in linkage.repeats.items():
+                self._learned[f"{name} compared beyond"] = ", ".join(repeated)
             if linkage.block_limit < self._block_limit:
                 self._learned["block limit lowered to"] = linkage.block_limit
         sizes = np.bincount(persons) if len(persons) else np.zeros(0, np.int64)
         found: dict[str, Any] = {
+            "found": f"{table.height:,} records -> {len(sizes):,} persons",
             "persons": len(sizes),
             "records of persons with several": int(sizes[sizes > 1].sum()),
             "most records of a person": int(sizes.max(initial=0)),
         }
         self._learned = found | {key: value for key, value in self._learned.items() if key not in found}
+        if found["records of persons with several"]:
+            self._doubt(table, persons, linkage, found["found"])
         table = table.with_columns(pl.Series(self._person, persons, dtype=pl.Int64))
         return table if self._merge is None else merge(table, self._person, self._merge)
+
+    def _doubt(self, table: pl.DataFrame, persons: npt.NDArray[np.int64], linkage: Linkage | None, counts: str) -> None:
+        """Say, once and in the report, that people who share a name may have been taken for one."""
+        other, joined, name = 0, 0, self._identifier or ""
+        if name in table.columns:
+            other, joined = other_identifiers(table[name], persons)
+            if other:
+                self._learned[f"joined with another {name}"] = f"{other:,} of {joined:,} records"
+        found = doubts(linkage, identifier=name, other=other, joined=joined)
+        if not found:
+            return
+        self._learned["doubts"] = "; ".join(found)
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"step {self.name!r} may have joined several people ({counts}): {'; '.join(found)}. Look at some of "
+                f"them; name fewer columns in columns=, without those that repeat others, or raise threshold= above "
+                f"{self._threshold:g}",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _names(self, table: pl.DataFrame) -> tuple[str, ...]:
         if self._columns is not None:

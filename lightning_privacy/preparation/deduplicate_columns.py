@@ -137,8 +137,13 @@ class ComparedColumn:
         self.counts = np.bincount(self.codes[self.codes >= 0], minlength=len(self._values))
         self._present = int(self.counts.sum())
 
-    def chance(self, records: Ints) -> npt.NDArray[np.float64]:
-        """Probability that another record has the same value by chance, for records whose value is not missing."""
+    def chance(self, records: Ints, others: Ints) -> npt.NDArray[np.float64]:
+        """Probability that another record has the same value by chance, for records whose value is not missing.
+
+        Args:
+            records: their positions.
+            others: those of the records that have the same value.
+        """
         others = np.maximum(self.counts[self.codes[records]] - 1, 0.5)
         return np.asarray(others / (self._present - 1 + _UNSEEN), np.float64)
 

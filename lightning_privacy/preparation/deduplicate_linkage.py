@@ -24,6 +24,7 @@ from lightning_privacy.preparation._columns import column_names, require_columns
 from lightning_privacy.preparation.deduplicate_blocking import candidate_pairs
 from lightning_privacy.preparation.deduplicate_clusters import PersonTree, cluster
 from lightning_privacy.preparation.deduplicate_columns import KINDS, ComparedColumn, contained_columns, kind_of
+from lightning_privacy.preparation.deduplicate_repeats import RepeatingColumn, repeated_columns
 from lightning_privacy.preparation.deduplicate_weights import MatchWeights, compare, estimate_weights, random_levels
 
 __all__ = ["Linkage", "equal_records", "link_records"]
@@ -44,6 +45,7 @@ class Linkage:
     Attributes:
         columns: the names of the columns that were compared, to how each was.
         left_out: columns that were not compared, to the reason.
+        repeats: columns that were compared beyond what they repeat of others, to these.
         candidates: pairs of different records that were compared.
         block_limit: the most records of a block whose pairs were compared.
         weights: what was learned about the columns; None where fewer than two different records are there.
@@ -51,6 +53,7 @@ class Linkage:
 
     columns: Mapping[str, str]
     left_out: Mapping[str, str]
+    repeats: Mapping[str, tuple[str, ...]]
     candidates: int
     block_limit: int
     weights: MatchWeights | None
@@ -109,9 +112,10 @@ def link_records(
     codes = np.column_stack([column.codes for column in compared]) if compared else np.zeros((table.height, 0))
     representatives, distinct = _distinct_rows(codes)
     described = {column.name: column.kind for column in compared}
+    repeats = {column.name: column.repeats for column in compared if isinstance(column, RepeatingColumn)}
     if len(representatives) < 2:
         own = np.full(len(representatives), np.inf if compared else -np.inf, np.float32)
-        return Linkage(described, left_out, 0, block_limit, None, distinct, own, None)
+        return Linkage(described, left_out, repeats, 0, block_limit, None, distinct, own, None)
     unique = [column.take(representatives) for column in compared]
     pairs = candidate_pairs(unique, block_limit=block_limit, pair_limit=pair_limit)
     first, second = pairs.first, pairs.second
@@ -123,7 +127,7 @@ def link_records(
     ]
     chance = random_levels(unique, np.random.default_rng(seed))
     weights = estimate_weights(unique, levels, chance, repeated=table.height - len(representatives))
-    scores = weights.score_levels(unique, levels, first)
+    scores = weights.score_levels(unique, levels, first, second)
     likely = scores >= -_MARGIN
     tree = cluster(
         len(representatives),
@@ -134,7 +138,7 @@ def link_records(
     )
     everyone = np.arange(len(representatives))
     own = weights.score(unique, everyone, everyone)
-    return Linkage(described, left_out, len(first), pairs.block_limit, weights, distinct, own, tree)
+    return Linkage(described, left_out, repeats, len(first), pairs.block_limit, weights, distinct, own, tree)
 
 
 def equal_records(table: pl.DataFrame, columns: Sequence[str] | None = None) -> Ints:
@@ -181,7 +185,11 @@ def _compared(
     if table.height > 1:
         for name, part in contained_columns(columns).items():
             left_out[name] = f"repeats {part!r}"
-    return [column for column in columns if column.name not in left_out], left_out
+    kept = [column for column in columns if column.name not in left_out]
+    repeated = repeated_columns(kept) if table.height > 1 else {}
+    return [
+        RepeatingColumn(column, repeated[column.name]) if column.name in repeated else column for column in kept
+    ], left_out
 
 
 def _distinct_rows(codes: npt.NDArray[np.generic]) -> tuple[Ints, Ints]:

@@ -30,7 +30,10 @@ def merge(table: pl.DataFrame, person: str, rule: str) -> pl.DataFrame:
     """
     carried = [name for name in table.columns if name.startswith(PIPELINE)]
     if carried:
-        table = table.with_columns(pl.col(name).any().over(person) for name in carried)
+        table = table.with_columns(
+            (pl.col(name).any() if table.schema[name] == pl.Boolean else pl.col(name).min()).over(person)
+            for name in carried
+        )
     if rule == "first":
         return table.unique(person, keep="first", maintain_order=True)
     values = [name for name in table.columns if name != person and name not in carried]

@@ -74,17 +74,17 @@ class MatchWeights:
             second: those they are compared with.
         """
         levels = compare(columns, first, second)
-        return self.score_levels(columns, levels, first)
+        return self.score_levels(columns, levels, first, second)
 
     def score_levels(
-        self, columns: Sequence[ComparedColumn], levels: Sequence[Levels], first: Ints
+        self, columns: Sequence[ComparedColumn], levels: Sequence[Levels], first: Ints, second: Ints
     ) -> npt.NDArray[np.float32]:
         """As :meth:`score`, of pairs that were compared already."""
         total = np.full(len(first), self.prior, np.float32)
         for number, (column, level) in enumerate(zip(columns, levels, strict=True)):
             bits = self.bits(number)[level]
             equal = level == column.top
-            bits[equal] = np.log2(self.one_person[number][-1] / column.chance(first[equal]))
+            bits[equal] = np.log2(self.one_person[number][-1] / column.chance(first[equal], second[equal]))
             total += bits.astype(np.float32)
         return total
 

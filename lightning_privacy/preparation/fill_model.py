@@ -30,7 +30,7 @@ from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.mechanisms import private_histogram
 from lightning_privacy.preparation._categories import checked_categories, only_of, require_categories
 from lightning_privacy.preparation._columns import column_names, require_columns
-from lightning_privacy.preparation._numbers import bounds_of, checked_bounds, require_values
+from lightning_privacy.preparation._numbers import bounds_of, checked_bounds, number, require_values
 from lightning_privacy.preparation.bayes_table import BayesTable
 from lightning_privacy.preparation.column_code import ColumnCode, binned, listed
 from lightning_privacy.preparation.step import Context, Standing, Step
@@ -106,13 +106,30 @@ class FillFromModel(Step):
         return self._epsilon / len(self._predictors)
 
     @override
+    def check(self, schema: pl.Schema | None, context: Context) -> pl.Schema | None:
+        super().check(schema, context)
+        if schema is not None:
+            require_columns("column", [self._column], schema)
+            require_columns("predictors", self._predictors, schema)
+        if context.private:
+            self._share()
+            for name in (self._column, *self._predictors):
+                if (
+                    schema is None and name not in self._bounds
+                ):  # whether it is of numbers, and needs those, isn't known
+                    require_categories(name, self._categories)
+        if schema is not None:
+            target = self._declared_code(self._column, schema[self._column], context)
+            codes = [self._declared_code(name, schema[name], context) for name in self._predictors]
+            self._check_sizes(target, codes, context)
+        return schema
+
+    @override
     def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
         schema = frame.collect_schema()
-        require_columns("column", [self._column], schema)
-        require_columns("predictors", self._predictors, schema)
         target = self._code(frame, self._column, schema[self._column], context)
         codes = [self._code(frame, name, schema[name], context) for name in self._predictors]
-        self._check(frame, target, codes, context)
+        self._check_rows(frame, target, codes, context)
         model = BayesTable(num_classes=target.size, smoothing=self._smoothing)
         for code in codes:
             model.add_counts(self._counts(frame, code, target, context))
@@ -124,6 +141,14 @@ class FillFromModel(Step):
 
     def _code(self, frame: pl.LazyFrame, name: str, kind: pl.DataType, context: Context) -> ColumnCode:
         """How the column becomes whole numbers; learned from the rows only where nothing is private."""
+        declared = self._declared_code(name, kind, context)
+        if declared is not None:
+            return declared
+        ordered = kind.is_numeric() or kind.is_temporal()
+        return binned(frame, name, kind, self._bins) if ordered else listed(frame, name, kind)
+
+    def _declared_code(self, name: str, kind: pl.DataType, context: Context) -> ColumnCode | None:
+        """How the column becomes whole numbers by what was declared; None where that is to be learned."""
         if name in self._categories:
             return ColumnCode.of_categories(name, kind, self._categories[name])
         if name in self._bounds:
@@ -134,9 +159,11 @@ class FillFromModel(Step):
             if ordered:
                 bounds_of(name, self._bounds, kind)
             require_categories(name, self._categories)
-        return binned(frame, name, kind, self._bins) if ordered else listed(frame, name, kind)
+        if ordered:
+            number("columns", name, kind)
+        return None
 
-    def _check(self, frame: pl.LazyFrame, target: ColumnCode, codes: list[ColumnCode], context: Context) -> None:
+    def _check_rows(self, frame: pl.LazyFrame, target: ColumnCode, codes: list[ColumnCode], context: Context) -> None:
         """Find what can be wrong before anything is charged."""
         if target.is_number:
             require_values("column", frame, [self._column])
@@ -146,12 +173,17 @@ class FillFromModel(Step):
                 f"every value of column {self._column!r} is missing or none of its categories, so that there is "
                 f"nothing to learn from: fill it with a constant, or leave the column out"
             )
+        self._check_sizes(target, codes, context)
+
+    def _check_sizes(self, target: ColumnCode | None, codes: Sequence[ColumnCode | None], context: Context) -> None:
+        if target is None:
+            return
         if target.size < 2:
             raise ConfigurationError(
                 f"column {self._column!r} has one value only, {target.show(0)!r}: fill it with that constant"
             )
         for code in codes if context.private else ():
-            if code.size * target.size > _MOST_CELLS:
+            if code is not None and code.size * target.size > _MOST_CELLS:
                 raise ConfigurationError(
                     f"{code.name!r} and {self._column!r} have {code.size} x {target.size} pairs of values, and noise "
                     f"is drawn for each: take fewer categories or bins, {_MOST_CELLS:,} pairs at most"

@@ -35,8 +35,8 @@ class FillFromPerson(Step):
 
     Args:
         columns: the columns to fill.
-        person: the column that says who a row is about; None for the identifier of the roles. Rows in which it is
-            missing stay as they are.
+        person: the column that says who a row is about; None for that of the context, or else the identifier of the
+            roles. Rows in which it is missing stay as they are.
         caveat: where the ledger protects single records, run all the same, with a caveat in the ledger.
 
     Raises:
@@ -58,10 +58,25 @@ class FillFromPerson(Step):
         self._key = ""
 
     @override
-    def fit(self, frame: pl.LazyFrame, context: Context) -> None:
+    def check(self, schema: pl.Schema | None, context: Context) -> pl.Schema | None:
         of_persons = context.ledger is not None and context.ledger.unit in _PERSON_UNITS
         self.private = "rowwise" if of_persons else "compares"
-        super().fit(frame, context)
+        super().check(schema, context)
+        key = self._key_of(context)
+        if key in self._columns:
+            raise ConfigurationError(f"columns has {key!r}, which says who a row is about: take it out")
+        if schema is not None:
+            require_columns("person", [key], schema)
+            require_columns("columns", self._columns, schema)
+        return schema
+
+    def _key_of(self, context: Context) -> str:
+        key = self._person if self._person is not None else context.who
+        if key is None:
+            raise ConfigurationError(
+                "fill from person must know whose a record is: give person, or a column the role identifier"
+            )
+        return key
 
     @property
     @override
@@ -70,17 +85,7 @@ class FillFromPerson(Step):
 
     @override
     def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
-        key = self._person if self._person is not None else context.roles.identifier
-        if key is None:
-            raise ConfigurationError(
-                "fill from person must know whose a record is: give person, or a column the role identifier"
-            )
-        if key in self._columns:
-            raise ConfigurationError(f"columns has {key!r}, which says who a row is about: take it out")
-        schema = frame.collect_schema()
-        require_columns("person", [key], schema)
-        require_columns("columns", self._columns, schema)
-        self._key = key
+        self._key = self._key_of(context)
 
     @override
     def _apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:

@@ -112,12 +112,23 @@ class HideFreeText(Step):
         self._finders: list[_Finder] = []
 
     @override
-    def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
+    def check(self, schema: pl.Schema | None, context: Context) -> pl.Schema | None:
+        super().check(schema, context)
+        used = self._columns_of(context)
+        if schema is not None:
+            self._check_columns(used, schema)
+        if not self._finders:
+            self._finders = self._made_finders()
+        return None if schema is None else pl.Schema({**schema, **dict.fromkeys(used, pl.String())})
+
+    def _columns_of(self, context: Context) -> tuple[str, ...]:
         used = self._columns if self._columns is not None else context.roles.free_text
         if not used:
             raise ConfigurationError("hide in free text has no columns: give columns, or columns the role free_text")
-        self._used = used
-        self._check(frame.collect_schema())
+        return used
+
+    def _made_finders(self) -> list[_Finder]:
+        """The recognisers, which are loaded once."""
         finders, kinds = _pattern_finders(self._language, self._entities, self._score)
         if self._model is not None:
             finders.append(_model_finder(self._model, self._entities))
@@ -128,20 +139,24 @@ class HideFreeText(Step):
                 f"entities has {unknown[0]!r}, for which there is no pattern in {self._language!r}"
                 f"{'' if self._model else ' and no model'}: there are {', '.join(sorted(kinds))}"
             )
-        self._finders = finders
+        return finders
+
+    @override
+    def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
+        self._used = self._columns_of(context)
         if self._model is None:
             self._caveats = (*self._caveats, _NO_MODEL)
 
-    def _check(self, schema: pl.Schema) -> None:
-        require_columns("columns", self._used, schema)
+    def _check_columns(self, used: tuple[str, ...], schema: pl.Schema) -> None:
+        require_columns("columns", used, schema)
         require_columns("names_from", self._names_from, schema)
-        for name in self._used:
+        for name in used:
             if schema[name] not in (pl.String, pl.Null):
                 raise ConfigurationError(f"column {name!r} holds {schema[name]} and not text")
 
     @override
     def _apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        self._check(frame.collect_schema())
+        self._check_columns(self._used, frame.collect_schema())
         words = [pl.col(name).cast(pl.String).alias(f"word {place}") for place, name in enumerate(self._names_from)]
         return frame.with_columns(
             pl.struct(pl.col(name).cast(pl.String).alias("text"), *words)

@@ -47,6 +47,7 @@ class Bands(Step):
     """
 
     name: ClassVar[str] = "bands"
+    by_columns: ClassVar[bool] = True
 
     def __init__(self, column: str, *, edges: Iterable[float], labels: Iterable[str] | None = None) -> None:
         super().__init__()
@@ -117,6 +118,7 @@ class Regions(Step):
     """
 
     name: ClassVar[str] = "regions"
+    by_columns: ClassVar[bool] = True
 
     def __init__(self, column: str, regions: Mapping[str, Iterable[str]], *, other: str | None = "other") -> None:
         super().__init__()
@@ -158,6 +160,7 @@ class Prefix(Step):
     """
 
     name: ClassVar[str] = "prefix"
+    by_columns: ClassVar[bool] = True
 
     def __init__(self, column: str, pattern: str = r"^\s*([\p{L}]+)") -> None:
         super().__init__()
@@ -186,6 +189,7 @@ class TimeBuckets(Step):
     """
 
     name: ClassVar[str] = "time buckets"
+    by_columns: ClassVar[bool] = True
 
     def __init__(self, column: str, *, every: str = "month") -> None:
         super().__init__()

@@ -94,16 +94,32 @@ class LabelErrors(Step):
         self._suggested = pl.Series()
 
     @override
-    def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
-        schema = frame.collect_schema()
+    def check(self, schema: pl.Schema | None, context: Context) -> pl.Schema | None:
+        super().check(schema, context)
+        label, features = self._columns_of(context)
+        if self._folds < 2:
+            raise ConfigurationError(f"folds must be at least 2, got {self._folds}: each row's model has not seen it")
+        if schema is None:
+            return None
+        require_columns("label", [label], schema)
+        require_columns("features", features, schema)
+        for name in features:
+            _check_feature(name, schema[name], self._stacks)
+        return pl.Schema({**schema, f"{label}_error": pl.Boolean()}) if self._action == "flag" else schema
+
+    def _columns_of(self, context: Context) -> tuple[str, tuple[str, ...]]:
+        """The label and the features."""
         label = self._label if self._label is not None else context.roles.label
         if label is None:
             raise ConfigurationError("label errors has no label: give label, or a column the role label")
         features = self._features or context.roles.features
         if not features or label in features:
             raise ConfigurationError("label errors needs features other than the label: give features, or the role")
-        require_columns("label", [label], schema)
-        require_columns("features", features, schema)
+        return label, features
+
+    @override
+    def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
+        label, features = self._columns_of(context)
         self._column, self._used = label, (*features, label)
         table = frame.select(self._used).filter(pl.col(label).is_not_null()).collect(engine="streaming")
         classes = table[label].unique().sort()
@@ -165,22 +181,26 @@ def feature_matrix(
     parts = []
     for name in features:
         column = table[name]
+        _check_feature(name, column.dtype, stacks)
         if column.null_count():
             raise ConfigurationError(f"feature {name!r} is missing in {column.null_count()} rows: fill it before")
         if stacks and name in stacks:
             parts.append(_from_stack(name, column, np.asarray(stacks[name])))
         elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
             parts.append(column.cast(pl.Float64).to_numpy()[:, None])
-        elif isinstance(column.dtype, pl.List | pl.Array) and column.explode().dtype.is_numeric():
+        else:
             lengths = column.list.len() if isinstance(column.dtype, pl.List) else column.arr.len()
             if lengths.n_unique() > 1:
                 raise ConfigurationError(f"feature {name!r} has lists of different lengths, and a model needs one")
             parts.append(column.explode().cast(pl.Float64).to_numpy().reshape(len(column), -1))
-        else:
-            raise ConfigurationError(
-                f"feature {name!r} holds {column.dtype}, and a model needs numbers: encode it before"
-            )
     return np.concatenate(parts, axis=1)
+
+
+def _check_feature(name: str, kind: pl.DataType, stacks: Mapping[str, NDArray[Any]] | None) -> None:
+    """Refuse what no model takes; positions in a stack are looked at with the stack."""
+    inner: Any = kind.inner if isinstance(kind, pl.List | pl.Array) else kind
+    if name not in (stacks or {}) and not inner.is_numeric() and kind != pl.Boolean:
+        raise ConfigurationError(f"feature {name!r} holds {kind}, and a model needs numbers: encode it before")
 
 
 def _from_stack(name: str, positions: pl.Series, stack: NDArray[Any]) -> NDArray[np.float64]:

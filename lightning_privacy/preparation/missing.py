@@ -43,6 +43,7 @@ from lightning_privacy.preparation._numbers import (
     bounds_of,
     cells_between,
     checked_bounds,
+    number,
     numbers,
     require_values,
 )
@@ -63,6 +64,7 @@ class MissingIndicator(Step):
     """
 
     name: ClassVar[str] = "missing indicator"
+    by_columns: ClassVar[bool] = True
 
     def __init__(self, columns: str | Iterable[str], *, suffix: str = "_missing") -> None:
         super().__init__()
@@ -92,6 +94,7 @@ class FillConstant(Step):
     """
 
     name: ClassVar[str] = "fill constant"
+    by_columns: ClassVar[bool] = True
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         super().__init__()
@@ -105,10 +108,7 @@ class FillConstant(Step):
 
 
 class _FillLearned(Step):
-    """What filling with something learned of each column has in common.
-
-    Subclasses name one release for each column, and learn one value.
-    """
+    """Filling with something learned: subclasses name one release for each column, and learn one value."""
 
     private: Standing = "released"
     learns: ClassVar[bool] = True
@@ -132,11 +132,21 @@ class _FillLearned(Step):
         return self._epsilon
 
     @override
+    def check(self, schema: pl.Schema | None, context: Context) -> pl.Schema | None:
+        super().check(schema, context)
+        if schema is not None:
+            require_columns("columns", self._columns, schema)
+        if context.private:
+            self._cost()
+        for name in self._columns:
+            self._check_column(name, None if schema is None else schema[name], context)
+        return schema
+
+    @override
     def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
         schema = frame.collect_schema()
-        require_columns("columns", self._columns, schema)
         # All that can be wrong is found before anything is charged.
-        self._check(frame, schema, context)
+        self._check_values(frame, schema)
         self._values = {name: self._learn(frame, name, schema[name], context) for name in self._columns}
         self._learned = {name: str(value) for name, value in self._values.items()}
 
@@ -149,8 +159,12 @@ class _FillLearned(Step):
         """What one column is charged as."""
 
     @abstractmethod
-    def _check(self, frame: pl.LazyFrame, schema: pl.Schema, context: Context) -> None:
-        """Raise what can be wrong with the columns."""
+    def _check_column(self, name: str, kind: pl.DataType | None, context: Context) -> None:
+        """Raise what can be wrong with a column, whatever its rows; the type is None where it isn't known yet."""
+
+    @abstractmethod
+    def _check_values(self, frame: pl.LazyFrame, schema: pl.Schema) -> None:
+        """Raise what can be wrong with the rows."""
 
     @abstractmethod
     def _learn(self, frame: pl.LazyFrame, name: str, kind: pl.DataType, context: Context) -> Any:
@@ -172,10 +186,14 @@ class _FillNumber(_FillLearned):
         only_of("bounds", self._bounds, self._columns)
 
     @override
-    def _check(self, frame: pl.LazyFrame, schema: pl.Schema, context: Context) -> None:
+    def _check_column(self, name: str, kind: pl.DataType | None, context: Context) -> None:
+        if kind is not None:
+            number("columns", name, kind)
         if context.private:
-            for name in self._columns:
-                bounds_of(name, self._bounds, schema[name])
+            bounds_of(name, self._bounds, kind)
+
+    @override
+    def _check_values(self, frame: pl.LazyFrame, schema: pl.Schema) -> None:
         require_values("columns", frame, self._columns)
 
 
@@ -272,10 +290,14 @@ class FillMode(_FillLearned):
         return SelectionRelease(epsilon)
 
     @override
-    def _check(self, frame: pl.LazyFrame, schema: pl.Schema, context: Context) -> None:
+    def _check_column(self, name: str, kind: pl.DataType | None, context: Context) -> None:
         if context.private:
-            for name in self._columns:
-                require_categories(name, self._categories)
+            require_categories(name, self._categories)
+        if kind is not None:
+            self._allowed(name, kind)
+
+    @override
+    def _check_values(self, frame: pl.LazyFrame, schema: pl.Schema) -> None:
         there = [self._allowed(name, schema[name]).sum().alias(name) for name in self._columns]
         for name, count in frame.select(there).collect(engine="streaming").row(0, named=True).items():
             if not count:

@@ -1,7 +1,8 @@
 """One spelling for one thing: white space, case, Unicode forms, text read with the wrong encoding, codes.
 
-All of it looks at one row at a time and at public constants, so that it is free under differential privacy and runs in
-batches over any number of rows. Dates have a module of their own, ``normalise_dates``.
+All of it looks at one row at a time and at public constants, so that it is free under differential privacy, given that
+its columns are named, and runs in batches over any number of rows. Dates have a module of their own,
+``normalise_dates``.
 
 Example:
     >>> import polars as pl
@@ -17,19 +18,22 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import polars as pl
+from typing_extensions import override
 
 from lightning_privacy._validate import one_of
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.preparation._columns import column_names, require_columns, text_columns
 from lightning_privacy.preparation.step import Step
 
-__all__ = ["MISSING", "NormaliseCodes", "NormaliseText"]
+__all__ = ["MISSING", "OFF_LIST", "ON_OR_OFF", "NormaliseCodes", "NormaliseText"]
 
 # What stands for nothing in any table; "none", "null", "na" and "nan" are left alone, as people have these names.
 MISSING = ("", "-", "--", "?", "n/a", "#n/a")
 _CASES = (None, "lower", "upper", "title")
 _FORMS = (None, "NFC", "NFKC")
 _UNKNOWN = ("keep", "null")
+#: What a report calls the cells that are not missing and have no code, and all that are not missing; after the column.
+OFF_LIST, ON_OR_OFF = ": not on the list", ": cells that say something"
 # Control characters, byte order marks, spaces of no width and marks that turn the direction of writing.
 _INVISIBLE = r"[\p{Cc}\u{200B}\u{FEFF}\u{202A}-\u{202E}\u{2066}-\u{2069}]"
 # The first bytes of UTF-8 sequences as Windows-1252 shows them, followed by what continuation bytes look like there.
@@ -39,18 +43,24 @@ _MISREAD = r"[ÂÃÄÅâ][\u{80}-\u{BF}\u{152}\u{153}\u{160}\u{161}\u{178}\u{17D
 class NormaliseText(Step):
     """Gives text one form: Unicode, white space, case; and makes empty what only stands for nothing.
 
+    Without names of columns it takes those whose type is text. Where types were found by looking at all rows, as in a
+    CSV file, one person's cell decides whether everybody's are normalised; so under a ledger name the columns.
+
     Args:
-        columns: columns of text; None for all of them.
+        columns: columns of text; None for all of them, which stands to privacy as a step that compares rows does.
         case: ``"lower"``, ``"upper"``, ``"title"``, or None to leave it.
         form: the Unicode form, ``"NFKC"`` (also wide letters and ligatures), ``"NFC"`` or None to leave it.
         repair: turn text that is UTF-8 read as Windows-1252 back, as in "MÃ¼ller".
         missing: what stands for a missing value, compared without regard to case after the rest is done.
+        caveat: without names of columns run under differential privacy all the same, with a caveat in the ledger.
 
     Raises:
         ConfigurationError: an argument is none of these, or a column is unknown or not of text.
     """
 
     name: ClassVar[str] = "normalise text"
+    by_types: ClassVar[bool] = True
+    by_columns: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -60,9 +70,11 @@ class NormaliseText(Step):
         form: str | None = "NFKC",
         repair: bool = True,
         missing: Iterable[str] = MISSING,
+        caveat: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(caveat=caveat)
         self._columns = None if columns is None else column_names("columns", columns)
+        self.private = "compares" if columns is None else "rowwise"
         one_of(_CASES, case=case)
         one_of(_FORMS, form=form)
         self._case, self._form, self._repair = case, form, bool(repair)
@@ -76,6 +88,14 @@ class NormaliseText(Step):
             if schema[name] not in (pl.String, pl.Null):
                 raise ConfigurationError(f"columns names {name!r}, which holds {schema[name]} and not text")
         return frame.with_columns(self._expression(name) for name in columns if schema[name] == pl.String)
+
+    @override
+    def caveat_sentence(self) -> str:
+        return (
+            "The step 'normalise text' takes the columns whose type is text. Where types were found by looking at all "
+            "rows, one person's cell may decide whether the rows of other people are normalised, and epsilon does not "
+            "count that: name the columns."
+        )
 
     def _expression(self, name: str) -> pl.Expr:
         text = pl.col(name)
@@ -130,13 +150,14 @@ class NormaliseCodes(Step):
     Args:
         column: the column of text.
         codes: code to the other ways it is written. Compared without regard to case and outer white space.
-        unknown: what is none of these: ``"keep"`` leaves it, ``"null"`` makes it missing; either is counted.
+        unknown: what is none of these: ``"keep"`` leaves it, ``"null"`` makes it missing; the report counts both.
 
     Raises:
         ConfigurationError: one way of writing stands for two codes, or the column is unknown or not of text.
     """
 
     name: ClassVar[str] = "normalise codes"
+    by_columns: ClassVar[bool] = True
 
     def __init__(self, column: str, codes: Mapping[str, Iterable[str]], *, unknown: str = "keep") -> None:
         super().__init__()
@@ -162,7 +183,8 @@ class NormaliseCodes(Step):
         key = before[self._column].cast(pl.String).drop_nulls().str.strip_chars().str.to_lowercase()
         unknown = int((~key.is_in(list(self._table))).sum())
         learned: dict[str, Any] = self._learned
-        learned["unknown codes"] = learned.get("unknown codes", 0) + unknown
+        for what, number in ((OFF_LIST, unknown), (ON_OR_OFF, len(key))):
+            learned[self._column + what] = learned.get(self._column + what, 0) + number
 
 
 def _code_table(codes: object) -> dict[str, str]:

@@ -59,6 +59,7 @@ class NormaliseDates(Step):
     """
 
     name: ClassVar[str] = "normalise dates"
+    by_columns: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -110,6 +110,7 @@ class DeclaredLimits(_Limits):
     """
 
     name: ClassVar[str] = "declared limits"
+    by_columns: ClassVar[bool] = True
 
     def __init__(self, limits: Mapping[str, Sequence[Any]], *, action: str = "null") -> None:
         super().__init__(action=action)
@@ -192,13 +193,28 @@ class RobustLimits(_Limits):
         return self._epsilon / _QUANTILES
 
     @override
+    def check(self, schema: pl.Schema | None, context: Context) -> pl.Schema | None:
+        super().check(schema, context)
+        if schema is not None:
+            require_columns("columns", self._columns, schema)
+        if context.private:
+            self._share()
+        for name in self._columns:
+            kind = None if schema is None else schema[name]
+            if kind is not None:
+                number("columns", name, kind)
+            if context.private:
+                bounds_of(name, self._bounds, kind)
+        if schema is None:
+            return None
+        # The columns afterwards don't depend on where the limits are.
+        return self._limited(pl.LazyFrame(schema=schema), dict.fromkeys(self._columns, (0.0, 1.0))).collect_schema()
+
+    @override
     def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
         schema = frame.collect_schema()
         # All that can be wrong is found before anything is charged.
         require_values("columns", frame, self._columns)
-        for name in self._columns:
-            if context.private:
-                bounds_of(name, self._bounds, schema[name])
         self._limits = {name: self._learn(frame, name, schema[name], context) for name in self._columns}
         self._learned = {
             name: f"{_shown(low, schema[name])} to {_shown(high, schema[name])}"

@@ -66,6 +66,9 @@ class Preparation:
     ) -> tuple[pl.DataFrame, PreparationReport]:
         """Fit each step on what the steps before it made of the rows, and transform the rows.
 
+        What can be told without rows is looked at first, of all steps: a column that is not there, a key that was not
+        given. Nothing was charged then.
+
         Args:
             frame: the table; a lazy one is read once, at the first step.
             context: roles, ledger, noise and key; None for none of them.
@@ -75,7 +78,8 @@ class Preparation:
             The prepared table, and what each step did.
 
         Raises:
-            ConfigurationError: the table is empty, holds no value at all, or lacks a column that a role names.
+            ConfigurationError: the table is empty, holds no value at all, or lacks a column that a role names; or what
+                :meth:`Step.check` of a step says.
             PrivacyBudgetExceeded: a step would break the budget. It has not begun, and the message names it.
             PrivacyViolation: a step that compares rows was not told ``caveat=True``, or one charged the ledger
                 with something else than it planned.
@@ -86,6 +90,7 @@ class Preparation:
         context.roles.check(table.columns)
         if between is not None:
             table = between(table)
+        self.check(table.schema, context, others=between is not None)
         for number, step in enumerate(self._steps, start=1):
             self._fit_step(number, step, table.lazy(), context)
             table = step.run(table)
@@ -96,6 +101,26 @@ class Preparation:
             if between is not None:
                 table = between(table)
         return table, self.report()
+
+    def check(self, schema: pl.Schema | None, context: Context, *, others: bool = False) -> pl.Schema | None:
+        """Ask every step for what is wrong and shows without rows; nothing is charged.
+
+        Args:
+            schema: the columns of the table; None where they are not known.
+            context: roles, ledger, noise and key.
+            others: whether something besides the steps may make columns between them.
+
+        Returns:
+            The columns after the last step, as far as they are known.
+
+        Raises:
+            ConfigurationError: as :meth:`Step.check`.
+            PrivacyViolation: as :meth:`Step.check`.
+        """
+        for step in self._steps:
+            schema = step.check(schema, context)
+            schema = None if others else schema
+        return schema
 
     def apply(self, frame: Frame) -> Frame:
         """Transform new rows as the fitted steps say, without learning from them.
@@ -128,7 +153,7 @@ class Preparation:
         """
         rows = positive_int(rows=rows)
         for step in self._steps:
-            if step.private == "compares" or step.whole:
+            if (step.private == "compares" and not step.by_types) or step.whole:
                 raise ConfigurationError(
                     f"step {step.name!r} compares rows, so that batches by themselves would not do: use fit_apply"
                 )

@@ -101,29 +101,33 @@ class Pseudonymise(Step):
         self._used: tuple[str, ...] = ()
         self._secret: bytes | None = None
 
-    def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
-        if self._columns is not None:
-            self._used = self._columns
-        elif context.roles.identifier is not None:
-            self._used = (context.roles.identifier,)
-        else:
-            raise ConfigurationError("pseudonymise has no column: give columns, or the role identifier to one")
-        require_columns("columns", self._used, frame.collect_schema())
+    def check(self, schema: pl.Schema | None, context: Context) -> pl.Schema | None:
+        """As of any step; there must be a key, and a column to work on."""
+        super().check(schema, context)
+        used = self._columns_of(context)
+        if schema is not None:
+            _check_columns(used, schema)
         if context.key is None:
             raise ConfigurationError(
                 "pseudonymise needs a key that is kept outside the data: pass key=Key.from_file(…) or "
                 "Key.from_environment(…) of lightning_privacy.security to the context"
             )
+        _domain_key(context.key, self._domain)
+        return None if schema is None else pl.Schema({**schema, **dict.fromkeys(used, pl.String())})
+
+    def _columns_of(self, context: Context) -> tuple[str, ...]:
+        if self._columns is not None:
+            return self._columns
+        if context.roles.identifier is None:
+            raise ConfigurationError("pseudonymise has no column: give columns, or the role identifier to one")
+        return (context.roles.identifier,)
+
+    def _fit(self, frame: pl.LazyFrame, context: Context) -> None:
+        self._used = self._columns_of(context)
         self._secret = _domain_key(context.key, self._domain)
 
     def _apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        schema = frame.collect_schema()
-        require_columns("columns", self._used, schema)
-        for name in self._used:
-            if schema[name].is_float() or schema[name].is_nested():
-                raise ConfigurationError(
-                    f"column {name!r} holds {schema[name]}, which has no one way of being written: convert it to text"
-                )
+        _check_columns(self._used, frame.collect_schema())
         return frame.with_columns(
             pl.col(name).cast(pl.String).map_batches(self._hide, return_dtype=pl.String, is_elementwise=True)
             for name in self._used
@@ -143,3 +147,12 @@ class Pseudonymise(Step):
     def __getstate__(self) -> dict[str, Any]:
         # The key must not travel with the step, into a checkpoint, say.
         return self.__dict__ | {"_secret": None, "_fitted": False}
+
+
+def _check_columns(names: Iterable[str], schema: pl.Schema) -> None:
+    require_columns("columns", names, schema)
+    for name in names:
+        if schema[name].is_float() or schema[name].is_nested():
+            raise ConfigurationError(
+                f"column {name!r} holds {schema[name]}, which has no one way of being written: convert it to text"
+            )

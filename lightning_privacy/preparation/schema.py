@@ -22,6 +22,7 @@ import polars as pl
 
 from lightning_privacy._validate import one_of
 from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.preparation._cells import CELL_KINDS, read_cells
 from lightning_privacy.preparation._columns import require_columns
 
 __all__ = ["Column", "TableSchema", "check_filled"]
@@ -70,6 +71,9 @@ class Column:
 class TableSchema:
     """What a table must be; :meth:`check` names what is not so by column, number and first row, never by its value.
 
+    Cells of a CSV file are read as the kinds that it declares, each by itself: the type of a column then has nothing to
+    do with what is in it.
+
     Args:
         columns: name to what the column must be.
         others: whether the table may have further columns.
@@ -84,6 +88,29 @@ class TableSchema:
             if not isinstance(column, Column):
                 raise ConfigurationError(f"columns must map names to Column(…), got {column!r} for {name!r}")
         self._others = bool(others)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Column to the kind that its cells are read as from text; dates are left to ``NormaliseDates``."""
+        return {name: kind for name, column in self._columns.items() if (kind := column.kind) in CELL_KINDS and kind}
+
+    def read(self, text: pl.Series) -> pl.Series:
+        """Return a column of text as values of the kind that is declared for it; a blank cell is a missing value.
+
+        Args:
+            text: a column that is among :attr:`kinds`.
+
+        Raises:
+            ConfigurationError: a cell is not of that kind.
+        """
+        kind = self.kinds[text.name]
+        values = read_cells(text, kind)
+        wrong = values.is_null() & (text.str.strip_chars() != "")
+        _refuse(text, wrong, f"that is no {kind}", f"that are no {kind}s")
+        return values
+
+    def __repr__(self) -> str:
+        return f"TableSchema({self._columns!r}, others={self._others})"
 
     def check(self, table: pl.DataFrame) -> pl.DataFrame:
         """Return the table if it is as it must be.

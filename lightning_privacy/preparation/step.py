@@ -31,6 +31,7 @@ from lightning_privacy._validate import one_of
 from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.errors import ConfigurationError, PrivacyViolation
 from lightning_privacy.mechanisms import NoiseSource
+from lightning_privacy.preparation._columns import PIPELINE
 from lightning_privacy.preparation.roles import Roles
 
 __all__ = ["Context", "Step", "StepReport"]
@@ -49,6 +50,7 @@ class Context:
         noise: what noise is drawn from; None for a new source of the operating system's randomness.
         key: the secret of keyed pseudonyms: 32 bytes or a key of ``security``.
         private: whether differential privacy is on. None: when there is a ledger.
+        person: the column that says who a row is about, where that is another than the identifier of the roles.
 
     Raises:
         ConfigurationError: ``private`` and ``ledger`` contradict each other, or an argument has another type.
@@ -59,8 +61,11 @@ class Context:
     noise: NoiseSource | None = None
     key: Any = field(default=None, repr=False)
     private: bool | None = None
+    person: str | None = None
 
     def __post_init__(self) -> None:
+        if self.person is not None and (not isinstance(self.person, str) or not self.person):
+            raise ConfigurationError(f"person must be the name of a column or None, got {self.person!r}")
         for name, kind in (("roles", Roles), ("ledger", PrivacyLedger), ("noise", NoiseSource)):
             value = getattr(self, name)
             if not isinstance(value, kind) and (name == "roles" or value is not None):
@@ -73,6 +78,11 @@ class Context:
             raise ConfigurationError(
                 "private=False with a ledger would leave releases out of it: leave the ledger out too, or private=None"
             )
+
+    @property
+    def who(self) -> str | None:
+        """The column that says who a row is about, for steps that are not told one; None where none does."""
+        return self.roles.identifier if self.person is None else self.person
 
 
 @dataclass(frozen=True)
@@ -125,12 +135,18 @@ class Step(ABC):
         private: how the step stands to privacy; an attribute of the instance where it depends on the settings.
         learns: whether rows can only be transformed after :meth:`fit`.
         whole: whether it must see all rows at once, those of one person say, and no batches of them.
+        by_types: for a step that compares rows: whether it does so only by going by the types of columns, which may
+            have been found by looking at all rows. Batches have one type, so that they may be given to it.
+        by_columns: whether :meth:`apply` only adds to the lazy plan, so that a table without rows shows before
+            :meth:`fit` what is wrong with the columns and what they become.
     """
 
     name: ClassVar[str] = ""
     private: Standing = "rowwise"
     learns: ClassVar[bool] = False
     whole: ClassVar[bool] = False
+    by_types: ClassVar[bool] = False
+    by_columns: ClassVar[bool] = False
 
     def __init__(self, *, caveat: bool = False) -> None:
         if not isinstance(caveat, bool):
@@ -163,6 +179,33 @@ class Step(ABC):
         """
         return () if self.private != "released" or not context.private else None
 
+    def check(self, schema: pl.Schema | None, context: Context) -> pl.Schema | None:
+        """Raise what can be told of settings, roles, key and columns without rows, before anything is charged.
+
+        A preparation asks all its steps before it begins: a mistake in the last costs no budget for the first. A step
+        that needs something overrides this, and begins with ``super().check(schema, context)``.
+
+        Args:
+            schema: the columns of the rows that will come; None where a step before makes it impossible to tell.
+            context: what :meth:`fit` will be given.
+
+        Returns:
+            The columns that the step leaves; None where it can't be told.
+
+        Raises:
+            ConfigurationError: something is missing or does not fit.
+            PrivacyViolation: the step compares rows, the context is private, and ``caveat=True`` was not said.
+        """
+        one_of(_STANDINGS, private=self.private)
+        if context.private and self.private == "compares" and not self._caveat:
+            raise PrivacyViolation(
+                f"step {self.name!r} compares rows without noise: {self.caveat_sentence()} Leave it out, run it before "
+                f"the data are collected, or pass caveat=True to run it and have that sentence in the ledger"
+            )
+        if schema is None or not self.by_columns:
+            return None
+        return self._apply(pl.LazyFrame(schema=schema)).collect_schema()
+
     def fit(self, frame: pl.LazyFrame, context: Context) -> None:
         """Learn from the rows. What is learned is charged to the ledger of the context before it is read.
 
@@ -171,18 +214,14 @@ class Step(ABC):
             context: roles, ledger, noise, key.
 
         Raises:
-            PrivacyViolation: the step compares rows, the context is private, and ``caveat=True`` was not said.
+            ConfigurationError: as :meth:`check`, or the rows have nothing to learn from.
+            PrivacyViolation: as :meth:`check`.
             PrivacyBudgetExceeded: the ledger can't pay for what is learned.
         """
-        one_of(_STANDINGS, private=self.private)
+        self.check(frame.collect_schema(), context)
         self._reset()
         if context.private and self.private == "compares":
             sentence = self.caveat_sentence()
-            if not self._caveat:
-                raise PrivacyViolation(
-                    f"step {self.name!r} compares rows without noise: {sentence} Leave it out, run it before the data "
-                    f"are collected, or pass caveat=True to run it and have that sentence in the ledger"
-                )
             self._caveats = (sentence,)
             if context.ledger is not None:
                 context.ledger.add_caveat(sentence)
@@ -245,6 +284,8 @@ class Step(ABC):
         if before.height != after.height:
             return
         for name in after.columns:
+            if name.startswith(PIPELINE):
+                continue
             if name not in before.columns:
                 number = after.height - after[name].null_count()
             elif before[name].dtype == after[name].dtype:

@@ -331,9 +331,10 @@ def test_the_truth_has_files_of_its_own_and_is_not_read_with_the_data(tmp_path, 
     store = PersonaStore(tmp_path, KEY)
     run(plan(), store=store)
     assert {"truth", "truth_errors"} <= set(store.paths)
-    assert store.read_data().truth is None
-    assert run(plan(), store=store).truth is None
-    truth = store.read_truth()
+    stage = run(plan(), store=store)
+    assert stage.truth is None
+    assert store.read_data(stage.stamp).truth is None
+    truth = store.read_truth(stage.stamp)
     assert truth.errors.equals(_generator().generate().truth.errors)
 
 

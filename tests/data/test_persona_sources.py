@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.data import Damage, PersonaDataModule
+from lightning_privacy.data.persona.carried_roles import check_carried
+from lightning_privacy.data.persona.default_preparation import default_roles
 from lightning_privacy.data.persona.forget import Forget
 from lightning_privacy.data.persona.generator import PersonaGenerator
 from lightning_privacy.data.persona.image_labels import ImageLabelErrors
@@ -18,7 +21,7 @@ from lightning_privacy.data.persona.pipeline import run
 from lightning_privacy.data.persona.plan import Plan
 from lightning_privacy.data.persona.table import PersonaTable
 from lightning_privacy.errors import ConfigurationError, PrivacyViolation
-from lightning_privacy.preparation import Preparation
+from lightning_privacy.preparation import NormaliseCodes, Preparation, Roles
 
 
 @pytest.fixture
@@ -136,3 +139,70 @@ def test_columns_are_forgotten_and_a_wrong_name_is_an_error():
         Forget("nmae").run(table)
     with pytest.raises(ConfigurationError, match="columns must name at least one column"):
         Forget([])
+
+
+def test_the_class_is_in_the_column_that_has_the_role(files):
+    data, folder = files
+    own = data.records.drop("public").with_columns(odd=pl.col("label") % 2, label=pl.lit("not a class"))
+    own.write_csv(folder / "own.csv")
+    datamodule = PersonaDataModule(
+        source=PersonaTable(folder / "own.csv", folder / "images.npy", kinds={"label": "text"}),
+        preparation=[],
+        train_preparation=[ImageLabelErrors(action="flag")],
+        roles={"identifier": "customer", "label": "odd"},
+        held_out=0.5,
+    )
+    train = datamodule.splits.train
+    digits = dict(data.records.select("customer", "label").iter_rows())
+    assert train.labels.tolist() == [digits[person] % 2 for person in train.person]
+
+
+@pytest.mark.parametrize(
+    ("role", "column"), [("groups", "Geschlecht"), ("groups", "time"), ("features", "income"), ("features", "age")]
+)
+def test_a_role_that_batches_have_no_place_for_is_refused(files, role, column):
+    _, folder = files
+    source = PersonaTable(folder / "people.csv", folder / "images.npy")
+    with pytest.raises(ConfigurationError, match=rf"column '{column}' among the {role}.*rename.*own-table"):
+        PersonaDataModule(source=source, preparation=[], roles={role: [column]})
+
+
+def test_roles_of_generated_tables_are_all_held_by_batches():
+    check_carried(default_roles())
+    check_carried(Roles(groups=("gender", "age_band", "location"), features=("image",), label="digit"))
+
+
+def _coded(files, codes, **options):
+    """A table in which women are "w", and so on; and what is said while it is prepared."""
+    data, folder = files
+    own = data.records.drop("public").with_columns(gender=pl.col("gender").replace({"female": "w", "male": "m"}))
+    own.write_csv(folder / "own.csv")
+    steps = [NormaliseCodes("gender", codes, **options)] if codes else []
+    source = PersonaTable(folder / "own.csv", folder / "images.npy")
+    return PersonaDataModule(source=source, preparation=steps, roles={"identifier": "customer"}, held_out=0.5)
+
+
+def test_codes_on_no_list_are_told_once_with_their_column(files, caplog):
+    datamodule = _coded(files, None)
+    with caplog.at_level("WARNING"):
+        datamodule.setup("fit")
+    (said,) = [record.getMessage() for record in caplog.records if "on no list" in record.getMessage()]
+    assert re.search(r"'gender' in the batches \d+ of 80 cells", said)
+    assert set(datamodule.splits.train.gender.tolist()) == {2}
+
+
+def test_codes_that_a_step_does_not_know_are_in_its_report(files, caplog):
+    datamodule = _coded(files, {"female": ["w"]}, unknown="null")
+    with caplog.at_level("WARNING"):
+        learned = datamodule.preparation_report.steps[0].learned
+    assert re.search(r"'gender' in step 'normalise codes' \d+ of 80 cells\. Add", caplog.text)
+    assert learned["gender: cells that say something"] == 80
+    assert 20 < learned["gender: not on the list"] < 60
+
+
+def test_codes_of_the_batches_are_told_as_nothing(files, caplog):
+    datamodule = _coded(files, {"female": ["w"], "male": ["m"], "other": []})
+    with caplog.at_level("WARNING"):
+        assert datamodule.preparation_report.steps[0].learned["gender: not on the list"] == 0
+    assert "on no list" not in caplog.text
+    assert {0, 1} <= set(datamodule.splits.train.gender.tolist())

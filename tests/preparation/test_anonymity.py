@@ -12,7 +12,7 @@ import pytest
 from lightning_privacy import PrivacyLedger
 from lightning_privacy.errors import ConfigurationError, PrivacyViolation
 from lightning_privacy.preparation import Context, Preparation, Roles
-from lightning_privacy.preparation.anonymity import SuppressToK, anonymity
+from lightning_privacy.preparation.anonymity import SuppressToK, anonymity, equivalence_classes
 
 COLUMNS = ["age", "place"]
 
@@ -45,7 +45,7 @@ def _loop(table, columns, sensitive, person):
         distinct.append(len(counts))
         entropy.append(math.exp(-sum(n / len(group) * math.log(n / len(group)) for n in counts.values())))
         if len(people) == 1:
-            alone.add(tuple(row[name] for name in columns))
+            alone.add(row[person] if person else tuple(row[name] for name in columns))
     return min(k), min(distinct), min(entropy), len(alone)
 
 
@@ -59,6 +59,27 @@ def test_k_and_l_are_those_of_a_loop_over_all_rows(seed, person):
     assert measured.entropy_diversity["ill"] == pytest.approx(entropy)
     assert measured.people == (table.height if person is None else table["who"].n_unique())
     assert measured.classes == table.select(COLUMNS).n_unique()
+
+
+def test_people_alone_in_several_classes_are_singled_out_once():
+    table = pl.DataFrame({"p": ["a", "a", "b", None, None], "zip": [1, 2, 3, 4, 5]})
+    measured = anonymity(table, ["zip"], person="p")
+    assert (measured.people, measured.singled_out, measured.classes) == (3, 3, 5)
+    assert anonymity(table, ["zip"]).singled_out == 5
+    assert anonymity(table, ["p"], person="p").singled_out == 3
+    assert anonymity(table.with_columns(zip=1), ["zip"], person="p").singled_out == 0
+
+
+def test_what_was_measured_prints_a_line_for_each_figure():
+    table = pl.DataFrame({"age": ["18-29", "18-29", "65+"], "ill": [True, False, False]})
+    assert str(anonymity(table, ["age"], sensitive=["ill"])).splitlines() == [
+        "k: 1, the people in the smallest class",
+        "l of ill: 1, the fewest values in a class",
+        "entropy l of ill: 1",
+        "classes: 2",
+        "people: 3",
+        "singled out: 1, people who are alone in a class",
+    ]
 
 
 def test_ten_rows_of_one_person_hide_nobody():
@@ -174,3 +195,53 @@ def test_what_is_missing_is_named():
         anonymity(table, ["agee"])
     with pytest.raises(ConfigurationError, match="at least one column"):
         anonymity(table, [])
+
+
+@pytest.mark.parametrize("kind", [pl.Float64, pl.Float32])
+def test_the_sign_of_a_zero_is_seen_and_makes_two_classes(kind):
+    table = pl.DataFrame({"income": [0.0, -0.0, 5.0, 5.0], "ill": [True, False, True, False]}).with_columns(
+        pl.col("income").cast(kind)
+    )
+    assert "-0.0" in table.write_csv()
+    found = anonymity(table, ["income"], sensitive=["ill"])
+    assert (found.k, found.classes, found.singled_out) == (1, 3, 2)
+    assert found.diversity == {"ill": 1}
+    assert found.entropy_diversity["ill"] == pytest.approx(1.0)
+    assert equivalence_classes(table, ["income"]).columns == ["income", "people in class"]
+    same = table.with_columns(pl.col("income").abs())
+    assert anonymity(same, ["income"], sensitive=["ill"]).k == 2
+
+
+@pytest.mark.parametrize("action", ["drop", "blank"])
+@pytest.mark.parametrize("kind", [pl.Float64, pl.Float32])
+def test_rows_of_one_class_look_alike(action, kind):
+    """Zeros of either sign, and NaNs of any bits, which a file may show."""
+    bits = [0x7FF8000000000000, 0xFFF8000000000123]
+    nans = np.array(bits, np.uint64).view(np.float64)
+    table = pl.DataFrame({"income": pl.Series([0.0, -0.0, *nans, 7.0], dtype=pl.Float64).cast(kind)})
+    step = SuppressToK(2, columns=["income"], action=action)
+    step.fit(table.lazy(), Context())
+    out = step.run(table)
+    assert out["income"].dtype == kind
+    assert anonymity(out, ["income"]).k == 2
+    assert out.write_csv() == "income\n0.0\n0.0\nNaN\nNaN\n"
+    shown = out["income"].to_numpy()
+    assert len({value.tobytes() for value in shown}) == 2
+    # Rows that come later too.
+    assert step.run(table[1:2]).write_csv() == "income\n0.0\n"
+
+
+def test_signs_of_several_columns_are_told_apart_and_left_out():
+    table = pl.DataFrame({"one": [0.0, 0.0, -0.0, -0.0], "two": [0.0, -0.0, 0.0, -0.0], "place": ["a"] * 4})
+    assert anonymity(table, ["one", "two", "place"]).classes == 4
+    step = SuppressToK(4, columns=["one", "two", "place"])
+    step.fit(table.lazy(), Context())
+    assert step.run(table).write_csv() == "one,two,place\n" + "0.0,0.0,a\n" * 4
+    assert step.report().changed == {}
+
+
+def test_a_class_of_zeros_that_is_too_small_goes_whatever_their_signs():
+    table = pl.DataFrame({"income": [0.0, -0.0, 5.0, 5.0, 5.0]})
+    step = SuppressToK(3, columns=["income"])
+    step.fit(table.lazy(), Context())
+    assert step.run(table)["income"].to_list() == [5.0] * 3

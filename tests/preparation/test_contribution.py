@@ -160,6 +160,35 @@ def test_p34_a_ledger_of_examples_says_what_epsilon_is_for():
     assert math.isclose(guarantee.epsilon, 0.3, rel_tol=2e-3)
 
 
+@pytest.mark.parametrize("m", [1, 2])
+def test_p34_a_ledger_of_examples_says_what_was_charged_of_more_records(m):
+    """Cut afterwards or not: what was released before is worth less to who had many."""
+    ledger = PrivacyLedger(delta=1e-5)
+    ledger.charge(LaplaceRelease(0.1))
+    table = pl.DataFrame({"who": ["a"] * 6 + ["b"]})
+    step = BoundContributions(m)
+    step.fit(table.lazy(), Context(roles=ROLES, ledger=ledger))
+    (caveat,) = ledger.caveats
+    assert f"were cut to {m}" in caveat
+    assert "one person had up to 6 of them" in caveat
+    assert "group_privacy(ledger, records=6)" in caveat
+    assert step.guarantee(ledger).records == 6
+    assert step.guarantee(ledger).epsilon == pytest.approx(0.6, rel=2e-3)
+    bounded = PrivacyLedger(delta=1e-5)
+    step.fit(table.lazy(), Context(roles=ROLES, ledger=bounded))
+    assert step.guarantee(bounded).records == m
+
+
+def test_p34_the_context_says_whose_records_are_bounded():
+    table = pl.DataFrame({"who": ["a", "b", "c"], "person": ["x", "x", "y"]})
+    step = BoundContributions()
+    step.fit(table.lazy(), Context(roles=ROLES, person="person"))
+    assert step.run(table)["person"].to_list() == ["x", "y"]
+    assert Context(roles=ROLES).who == "who"
+    with pytest.raises(ConfigurationError, match="person must be the name of a column or None"):
+        Context(person="")
+
+
 @pytest.mark.parametrize("unit", ["person", "patient", "client"])
 def test_p34_a_ledger_of_people_by_any_name_has_one_record_of_each(unit):
     with pytest.raises(PrivacyViolation, match=f"protects a {unit}, and with max_records=3"):

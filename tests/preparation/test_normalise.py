@@ -5,7 +5,9 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.errors import ConfigurationError, PrivacyViolation
+from lightning_privacy.preparation import Context, Preparation
 from lightning_privacy.preparation.normalise import NormaliseCodes, NormaliseText
 
 
@@ -106,11 +108,11 @@ def test_codes_become_one_and_unknown_ones_are_counted():
     table = pl.DataFrame({"sex": ["F", " f ", "female", "M", "x", None]})
     step = NormaliseCodes("sex", {"female": ["f"], "male": "m"})
     assert step.run(table)["sex"].to_list() == ["female", "female", "female", "male", "x", None]
-    assert step.report().learned == {"unknown codes": 1}
+    assert step.report().learned == {"sex: not on the list": 1, "sex: cells that say something": 5}
     assert step.report().changed == {"sex": 3}
     step = NormaliseCodes("sex", {"female": ["f"], "male": "m"}, unknown="null")
     assert step.run(table)["sex"].to_list()[4:] == [None, None]
-    assert step.report().learned == {"unknown codes": 1}
+    assert step.report().learned == {"sex: not on the list": 1, "sex: cells that say something": 5}
 
 
 @pytest.mark.parametrize(
@@ -127,3 +129,34 @@ def test_codes_become_one_and_unknown_ones_are_counted():
 def test_bad_codes_are_named(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
         NormaliseCodes(*arguments).run(pl.DataFrame({"sex": ["a"], "age": [1]}))
+
+
+def test_without_names_of_columns_it_goes_by_types_and_says_so():
+    """A cell in another row makes text of a column of numbers, and then a "0" in it is missing."""
+    step = NormaliseText(missing=["0"])
+    assert step.private == "compares"
+    one, two = (pl.DataFrame({"note": notes}) for notes in ([0, 1, 3], ["0", "1", "x"]))
+    assert (step.run(one)["note"][0], step.run(two)["note"][0]) == (0, None)
+    ledger = PrivacyLedger(delta=1e-6)
+    with pytest.raises(PrivacyViolation, match=r"takes the columns whose type is text.*: name the columns"):
+        Preparation([step]).fit_apply(two, Context(ledger=ledger))
+    told = NormaliseText(missing=["0"], caveat=True)
+    Preparation([told]).fit_apply(two, Context(ledger=ledger))
+    assert ledger.caveats == (told.caveat_sentence(),)
+
+
+def test_with_names_of_columns_it_is_of_each_row_alone():
+    step = NormaliseText(["note"], missing=["0"])
+    assert step.private == "rowwise"
+    ledger = PrivacyLedger(delta=1e-6)
+    tables = [pl.DataFrame({"note": ["0", "1", last]}) for last in ("3", "x")]
+    one, two = (Preparation([step]).fit_apply(table, Context(ledger=ledger))[0] for table in tables)
+    assert one[:2].equals(two[:2])
+    assert one["note"].to_list() == [None, "1", "3"]
+    assert ledger.caveats == ()
+
+
+def test_without_names_of_columns_it_runs_in_batches():
+    table = pl.DataFrame({"note": [" a", "b "] * 5, "number": range(10)})
+    batches = list(Preparation([NormaliseText()]).stream(table, rows=3))
+    assert pl.concat(batches)["note"].to_list() == ["a", "b"] * 5

@@ -82,7 +82,7 @@ def test_a_fit_begins_anew():
 
 
 def test_new_rows_are_transformed_without_learning():
-    preparation = Preparation([Noisy(), NormaliseText(case="upper")])
+    preparation = Preparation([Noisy(), NormaliseText(["name"], case="upper")])
     ledger = _ledger()
     preparation.fit_apply(TABLE, Context(ledger=ledger))
     new = pl.DataFrame({"name": ["x"], "age": [1]})

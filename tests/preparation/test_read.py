@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -90,9 +92,9 @@ def test_cells_with_quotes_and_line_breaks_are_whole(tmp_path):
         (" \n \n", "'people.csv' is empty"),
         ("name,age\n", "no rows, only the columns 'name', 'age'"),
         ("name,age\n,\n,\n", "every value of the table's 2 rows is missing"),
-        ("name,name\nx,y\n", "two columns named 'name'"),
+        ("name,name\nx,y\n", "columns 1 and 2 of 'people.csv' have one name"),
         ("name,\nx,y\n", "column 2 of 'people.csv' has no name"),
-        ("name\nx,y\n", "can't be read as csv"),
+        ("name\nx,y\n", "can't be read as a CSV file: line 2 has 2 cells, and the first line 1"),
         ("name,age\nAda\0,36\n", "characters of number 0"),
     ],
     ids=["empty", "blank", "no-rows", "no-values", "two-names", "no-name", "ragged", "zero"],
@@ -100,6 +102,50 @@ def test_cells_with_quotes_and_line_breaks_are_whole(tmp_path):
 def test_bad_files_have_their_own_messages(tmp_path, data, message):
     with pytest.raises(ConfigurationError, match=message):
         read_table(_file(tmp_path, data))
+
+
+@pytest.mark.parametrize(
+    ("row", "place"),
+    [
+        ('"Zoe Secret,zoe@secret.example', "a quotation mark in line 4 is never closed"),
+        ("Zoe Secret,zoe@secret.example,7,8", "line 4 has 4 cells, and the first line 2"),
+        ('"Zoe Secret"s,"zoe@secret.example', "line 4"),
+    ],
+)
+def test_what_cannot_be_read_is_told_by_its_place_and_nothing_of_it(tmp_path, row, place):
+    """Errors end up in terminals, logs and tickets."""
+    path = tmp_path / "people.csv"
+    people = "".join(f"Ann Secret {number},ann{number}@secret.example\n" for number in range(500))
+    path.write_text(f"name,mail\na,b\nc,d\n{row}\n{people}")
+    with pytest.raises(ConfigurationError) as found:
+        read_table(path)
+    assert place in str(found.value)
+    told = "".join(traceback.format_exception(found.value))
+    assert "Secret" not in told
+    assert "secret.example" not in told
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_another_separator_is_found_out_and_not_taken_for_one_column(tmp_path, mark):
+    path = tmp_path / "people.csv"
+    path.write_text(f"id{mark}name{mark}age\n1{mark}Ann{mark}30\n")
+    with pytest.raises(ConfigurationError, match="pass separator="):
+        read_table(path)
+    assert read_table(path, separator=mark).rows() == [(1, "Ann", 30)]
+
+
+def test_one_column_whose_name_holds_another_mark_can_be_meant(tmp_path):
+    path = tmp_path / "people.csv"
+    path.write_text("born; or so\n1950\n")
+    assert read_table(path, separator=",").columns == ["born; or so"]
+
+
+@pytest.mark.parametrize("separator", [";;", "", "€"])
+def test_a_separator_is_one_character(tmp_path, separator):
+    path = tmp_path / "people.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigurationError, match="separator must be one character"):
+        read_table(path, separator=separator)
 
 
 def test_files_that_are_something_else_are_named(tmp_path):
@@ -119,6 +165,44 @@ def test_roles_and_schema_are_checked(tmp_path):
     with pytest.raises(ConfigurationError, match="1 value above 30"):
         read_table(path, schema=TableSchema({"age": Column(highest=30)}))
     assert read_table(path, roles=Roles(identifier="name")).height == 1
+
+
+def test_cells_of_declared_columns_are_read_by_themselves(tmp_path):
+    """The columns that a schema or kinds declare have one type, whatever is in them."""
+    columns = {"age": "whole number", "height": "number", "flag": "boolean", "code": "text"}
+    for lines in ("36,1.75,true,12\n40,2,0,13\n", '36.0,2,FALSE,12\n" 40","1e0",,x\n'):
+        path = _file(tmp_path, f"age,height,flag,code\n{lines}")
+        schema = TableSchema({name: Column(kind) for name, kind in columns.items()})
+        for table in (read_table(path, schema=schema), read_table(path, kinds={**columns, "other": "text"})):
+            assert table.dtypes == [pl.Int64, pl.Float64, pl.Boolean, pl.String]
+            assert table["age"].to_list() == [36, 40]
+            assert table["code"][0] == "12"
+
+
+def test_a_cell_of_another_kind_is_refused_by_a_schema_and_missing_by_kinds(tmp_path):
+    path = _file(tmp_path, 'name,age\nAda,36\nCarl,forty\nMax,""\nEva,36.5\nIda,nan\n')
+    with pytest.raises(
+        ConfigurationError, match="column 'age' has 3 values that are no whole numbers, the first in row 2"
+    ):
+        read_table(path, schema=TableSchema({"age": Column("whole number")}))
+    assert read_table(path, kinds={"age": "whole number"})["age"].to_list() == [36, None, None, None, None]
+    assert read_table(path, kinds={"age": "number"})["age"].to_list() == [36.0, None, None, 36.5, None]
+    # The schema goes first.
+    assert read_table(path, schema=TableSchema({"age": Column("text")}), kinds={"age": "number"})["age"][1] == "forty"
+
+
+def test_kinds_that_fit_nothing_are_refused(tmp_path):
+    path = _file(tmp_path, "name,age\nAda,old\n,\n")
+    with pytest.raises(ConfigurationError, match=r"column 'age' as number, and not one .* kinds=\{'age': 'text'\}"):
+        read_table(path, kinds={"age": "number"})
+    with pytest.raises(ConfigurationError, match=r"kinds\['age'\] must be"):
+        read_table(path, kinds={"age": "integer"})
+
+
+def test_a_quotation_mark_that_is_never_closed_is_found_in_a_column_of_numbers_too(tmp_path):
+    path = _file(tmp_path, "name,age\nAda,36\nCarl," + "x" * 40_000 + "\n")
+    with pytest.raises(ConfigurationError, match="column 'age' has a cell of 40,000 characters in row 2"):
+        read_table(path, kinds={"age": "number"})
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.data.in_memory import GatheredBatch, InMemoryDataset, collate
+from lightning_privacy.data.persona.charging import Charging
 from lightning_privacy.errors import ConfigurationError
 
 __all__ = ["PersonaBatch", "PersonaDataset", "collate_persona"]
@@ -69,9 +70,8 @@ class PersonaDataset(InMemoryDataset):
 
     def __init__(self, batch: PersonaBatch, client: Any, person: Any) -> None:
         super().__init__(*batch)
-        #: Whether a preparation learned from the records, and what it charged: for a fit without the data module.
-        self.learns_from_records = False
-        self.ledger: PrivacyLedger | None = None
+        #: What a preparation learned from the records, and charged: for a fit without the data module.
+        self.charging = Charging()
         #: The most records of one person among these; None where nobody knows whose they are.
         self.max_records_per_person: int | None = None
         self.client: npt.NDArray[np.str_] = np.asarray(client, dtype=np.str_)
@@ -79,6 +79,16 @@ class PersonaDataset(InMemoryDataset):
         for name, values in (("client", self.client), ("person", self.person)):
             if len(values) != len(self):
                 raise ConfigurationError(f"{name} must have {len(self)} entries, got {len(values)}")
+
+    @property
+    def learns_from_records(self) -> bool:
+        """Whether a preparation did more than change each record by itself; then it needs the ledger of training."""
+        return self.charging.learns
+
+    @property
+    def ledger(self) -> PrivacyLedger | None:
+        """What that preparation charges, as its data module has it now."""
+        return self.charging.ledger
 
     @property
     def labels(self) -> Tensor:
@@ -104,6 +114,6 @@ class PersonaDataset(InMemoryDataset):
         """The data set of some of the records."""
         batch = PersonaBatch(*(tensor[torch.from_numpy(positions)] for tensor in self.tensors))
         part = PersonaDataset(batch, self.client[positions], self.person[positions])
-        part.learns_from_records, part.ledger = self.learns_from_records, self.ledger
+        part.charging = self.charging
         part.max_records_per_person = self.max_records_per_person
         return part

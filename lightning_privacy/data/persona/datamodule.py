@@ -24,6 +24,7 @@ from lightning_privacy._validate import non_negative_int, one_of, positive_int
 from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.data.in_memory import InMemoryDataModule, Splits
 from lightning_privacy.data.persona.batch import PersonaBatch, PersonaDataset, collate_persona
+from lightning_privacy.data.persona.charging import Charging
 from lightning_privacy.data.persona.damage import Damage
 from lightning_privacy.data.persona.population import Population
 from lightning_privacy.errors import CheckpointError, ConfigurationError
@@ -49,7 +50,7 @@ class PersonaDataModule(InMemoryDataModule):
     1. People are generated, or read from a source, and stored encrypted.
     2. ``preparation`` runs on all records; it finds out who is who. Records of one identifier are of one person too,
        whatever it finds, and so on: people are what all columns that say who a record is about join.
-    3. At most ``max_records_per_person`` records of each person are kept, chosen by a hash.
+    3. At most ``max_records_per_person`` records of each person are kept, chosen by what they hold.
     4. People are divided: those whose records are public are held out, for validation and test; the others are trained
        on. Nobody is on both sides, and neither is a base image of generated images.
     5. ``train_preparation`` runs on the records to train on; what it learned there is applied to the people held out.
@@ -62,7 +63,7 @@ class PersonaDataModule(InMemoryDataModule):
 
     With a store and a key, a preparation is made once: other processes and later runs with the same settings read it,
     and charge the releases it took to their ledger. A resumed private run needs that, since it is refused on data that
-    were prepared anew with noise.
+    were prepared anew with noise. Processes with one store wait for each other; files of two preparations are refused.
 
     Args:
         num_persons: How many people are generated.
@@ -76,7 +77,8 @@ class PersonaDataModule(InMemoryDataModule):
             :func:`default_preparation`, an empty list for none.
         train_preparation: Steps that learn from the records to train on alone; None for those of
             :func:`default_train_preparation` where ``preparation`` is None too, and otherwise for none.
-        roles: What the table's columns are for, as Roles or a mapping; None for those of generated tables.
+        roles: What the table's columns are for, as Roles or a mapping; None for those of generated tables. Any column
+            may be the label; groups and features are what batches hold, see :func:`check_carried`.
         store: Folder of the encrypted store; None to keep all in memory.
         key: 32 bytes, a key or a ring of keys, for the store and for pseudonyms. None makes a key that is lost with the
             process.
@@ -108,6 +110,7 @@ class PersonaDataModule(InMemoryDataModule):
 
     collate = staticmethod(collate_persona)
     fields = PersonaBatch._fields
+    input_range = (-1.0, 1.0)
 
     def __init__(
         self,
@@ -155,7 +158,6 @@ class PersonaDataModule(InMemoryDataModule):
         self._key_given = key is not None
         self._key: KeyLike = Key.generate() if key is None else key
         self._noise = noise
-        self._ledger = ledger
         self._stage: Stage | None = None
         self._wanted: dict[tuple[Release, str | None], int] | None = None
         if source is not None:
@@ -174,7 +176,7 @@ class PersonaDataModule(InMemoryDataModule):
         )
         # Now: what a step says of itself may depend on the ledger that it was run with.
         steps = (*self._plan.preparation.steps, *self._plan.train_preparation.steps)
-        self._learns = any(step.private != "rowwise" for step in steps)
+        self._charging = Charging(learns=any(step.private != "rowwise" for step in steps), ledger=ledger)
 
     @property
     def ledger(self) -> PrivacyLedger | None:
@@ -183,34 +185,44 @@ class PersonaDataModule(InMemoryDataModule):
         Raises:
             ConfigurationError: On setting: the data were prepared without one.
         """
-        return self._ledger
+        return self._charging.ledger
 
     @ledger.setter
     def ledger(self, ledger: PrivacyLedger | None) -> None:
         if ledger is not None and not isinstance(ledger, PrivacyLedger):
             raise ConfigurationError(f"ledger must be a PrivacyLedger or None, got {ledger!r}")
-        if self._stage is not None and ledger is not self._ledger:
-            self._stage.hand_over(self._ledger, ledger)
-        self._ledger = ledger
+        if self._stage is not None and ledger is not self._charging.ledger:
+            self._stage.hand_over(self._charging.ledger, ledger)
+        self._charging.ledger = ledger
 
     @property
     def learns_from_records(self) -> bool:
         """Whether the preparation does more than change each record by itself; then it needs the ledger of training."""
-        return self._learns
+        return self._charging.learns
 
     def guarantee(self, ledger: PrivacyLedger) -> GroupGuarantee | None:
-        """What all that was charged means for a person, who may be in ``max_records_per_person`` records.
+        """What all that was charged means for a person, who is in up to :attr:`most_records_charged` records of it.
 
         Args:
             ledger: Of the training.
 
         Returns:
-            The guarantee; None where the table does not say who a record is about.
+            The guarantee; None where nobody knows how many records a person has.
         """
         from lightning_privacy.preparation.group_privacy import group_privacy
 
-        records = self._most_records()
+        self._prepared()
+        records = self.most_records_charged
         return None if records is None else group_privacy(ledger, records=records)
+
+    @property
+    def most_records_charged(self) -> int | None:
+        """The most records of a person in what is trained on, and in what the preparation released something of.
+
+        None where nobody knows, as when the table says too late who a record is about; as set, until that is prepared.
+        """
+        trained = self.max_records_per_person
+        return trained if self._stage is None else self._stage.most_of_a_person(trained)
 
     @property
     def roles(self) -> Roles:
@@ -239,13 +251,7 @@ class PersonaDataModule(InMemoryDataModule):
         Raises:
             ConfigurationError: It is not known, as of a table that is real.
         """
-        truth: PersonaTruth | None = self._prepared().truth
-        store = self._opened()
-        if truth is None and store is not None and "truth" in store.paths:
-            truth = store.read_truth()
-        if truth is None:
-            raise ConfigurationError("the truth is known of generated people only, and the source has none")
-        return truth
+        return self._prepared().known_truth(self._opened())
 
     @override
     def prepare_data(self) -> None:
@@ -265,8 +271,11 @@ class PersonaDataModule(InMemoryDataModule):
 
         def part(side: str) -> PersonaDataset:
             rows = stage.table.filter(side=side)
-            known = client if client in rows.columns else None
-            return encode(rows, stage.images, person=stage.person, client=known)
+            held = client if client in rows.columns else None
+            dataset = encode(rows, stage.images, person=stage.person, client=held, label=self._plan.label)
+            dataset.charging = self._charging  # whoever trains on it, with this data module or without
+            dataset.max_records_per_person = None if stage.person is None else self.max_records_per_person
+            return dataset
 
         val = part("val") if stage.counts.get("val") else None
         return Splits(train=part("train"), val=val, test=part("test"))
@@ -274,12 +283,9 @@ class PersonaDataModule(InMemoryDataModule):
     @override
     def train_dataloader(self) -> DataLoader[tuple[torch.Tensor, ...]]:
         self._settle()
-        train = self.splits.train
-        if isinstance(train, PersonaDataset):
-            train.learns_from_records, train.ledger = self._learns, self._ledger
-            train.max_records_per_person = self._most_records()
         if self.balance is None:
             return super().train_dataloader()
+        train = self.splits.train
         groups = train.tensors[self.fields.index(self.balance_groups)]
         sampler = BalancedSampler(
             train.tensors[1], groups=None if self.balance == "class" else groups, balance=self.balance, seed=self.seed
@@ -307,8 +313,8 @@ class PersonaDataModule(InMemoryDataModule):
                 "the data of this process were prepared anew, with other noise than the run of the checkpoint: go on "
                 "with the store and the key of that run (data.store=... data.key=...)"
             )
-        if self._ledger is not None:
-            self._wanted = self._stage.discharge(self._ledger)
+        if self._charging.ledger is not None:
+            self._wanted = self._stage.discharge(self._charging.ledger)
 
     @override
     def on_exception(self, exception: BaseException) -> None:
@@ -318,15 +324,15 @@ class PersonaDataModule(InMemoryDataModule):
 
     def _settle(self) -> None:
         """Charge what a restored ledger should have had, and has not: some other ledger was restored, or none."""
-        if self._stage is not None and self._ledger is not None:
-            self._stage.settle(self._ledger, self._wanted)
+        if self._stage is not None and self._charging.ledger is not None:
+            self._stage.settle(self._charging.ledger, self._wanted)
         self._wanted = None
 
     def _prepared(self) -> Stage:
         if self._stage is None:
             from lightning_privacy.data.persona.pipeline import run
 
-            self._stage = run(self._plan, store=self._opened(), ledger=self._ledger, noise=self._noise, key=self._key)
+            self._stage = run(self._plan, store=self._opened(), ledger=self.ledger, noise=self._noise, key=self._key)
         return self._stage
 
     def _opened(self) -> PersonaStore | None:
@@ -335,10 +341,6 @@ class PersonaDataModule(InMemoryDataModule):
         from lightning_privacy.data.persona.store import PersonaStore
 
         return PersonaStore(self.store, self._key)
-
-    def _most_records(self) -> int | None:
-        """The most records of a person among those trained on; None where nobody knows whose they are."""
-        return None if self._prepared().person is None else self.max_records_per_person
 
     def _check_processes(self) -> None:
         """Several processes must train on one preparation, which only a store gives them."""

@@ -32,6 +32,7 @@ class Forget(Step):
     """
 
     name: ClassVar[str] = "forget columns"
+    by_columns: ClassVar[bool] = True
 
     def __init__(self, columns: Iterable[str]) -> None:
         super().__init__()

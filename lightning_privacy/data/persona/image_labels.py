@@ -48,8 +48,14 @@ class ImageLabelErrors(LabelErrors):
             features=["image"], label="label", action=action, folds=folds, model=chosen, seed=seed, caveat=caveat
         )
 
-    def look_at(self, images: npt.NDArray[np.uint8]) -> None:
-        """Show the images that the column points at, shape ``(num_images, height, width)``."""
+    def look_at(self, images: npt.NDArray[np.uint8], *, label: str = "label") -> None:
+        """Show the images that the column points at.
+
+        Args:
+            images: Shape ``(num_images, height, width)``.
+            label: The column of the class.
+        """
+        self._label = label
         count, height, width = images.shape
         parts = images.reshape(count, height // _HALF, _HALF, width // _HALF, _HALF)
         self._stacks = {"image": (parts.mean(axis=(2, 4)) / 255).astype(np.float32)}

@@ -5,7 +5,7 @@ Example:
     >>> ledger = PrivacyLedger(delta=1e-5)
     >>> check_persons(ledger, 3)
     >>> ledger.caveats[0]
-    'Up to 3 records of one person are trained on: ... group_privacy(ledger, records=3) gives.'
+    'Up to 3 records of one person are trained on: ... group_privacy(ledger, records=3) gives, unless something was ...'
     >>> check_persons(PrivacyLedger(delta=1e-5, unit="person"), 3)
     Traceback (most recent call last):
         ...
@@ -53,5 +53,6 @@ def check_persons(ledger: PrivacyLedger, most: int | None) -> None:
     else:
         ledger.add_caveat(
             f"Up to {most} records of one person are trained on: the guarantee is for one record, and for a person it "
-            f"is that of a group of as many, which group_privacy(ledger, records={most}) gives."
+            f"is that of a group of as many, which group_privacy(ledger, records={most}) gives, unless something was "
+            "released of more records of theirs."
         )

@@ -16,15 +16,20 @@ Example:
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
+from polars import selectors
 
 from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.accounting.releases import release_from_dict
+from lightning_privacy.data.persona.charged_records import ChargedRecords
 from lightning_privacy.data.persona.encoding import labelled
 from lightning_privacy.data.persona.generator import PersonaData
 from lightning_privacy.data.persona.image_labels import ImageLabelErrors
+from lightning_privacy.data.persona.off_lists import tell_codes
+from lightning_privacy.data.persona.own_records import FIRST_ROW, OwnRecords
 from lightning_privacy.data.persona.persons import CLIENT, RECORD_UNITS, check_persons
 from lightning_privacy.data.persona.plan import Plan
 from lightning_privacy.data.persona.publicness import PrivatePeople
@@ -35,12 +40,15 @@ from lightning_privacy.data.persona.store import PersonaStore
 from lightning_privacy.errors import ConfigurationError, PrivacyViolation
 from lightning_privacy.mechanisms import NoiseSource
 from lightning_privacy.preparation import Context, PreparationReport, StepReport
-from lightning_privacy.preparation.contribution import most_records
+from lightning_privacy.preparation._columns import PIPELINE, ROW
+from lightning_privacy.preparation.contribution import BoundContributions, most_records
 
 __all__ = ["run"]
 
 _PREPARED, _NOTES = "prepared", "prepared_notes"
-_OWN_ROW = "_own"
+_OWN_ROW = f"{PIPELINE}own"
+# Needed no more when people are divided and their records cut, and never to be seen by anybody.
+_OWN = selectors.by_name(ROW, FIRST_ROW, _OWN_ROW, require_all=False)
 
 
 def run(
@@ -54,7 +62,8 @@ def run(
     """Make the prepared tables, or take them from the store if it has those of this very plan.
 
     Taken from the store, what was released when they were made is charged again, as it is a part of whatever is
-    trained on them; nothing is learned anew.
+    trained on them; nothing is learned anew. Of several processes with one store, whatever their plans, each waits for
+    the one before.
 
     Args:
         plan: What is wanted.
@@ -66,9 +75,19 @@ def run(
     Raises:
         PrivacyBudgetExceeded: A step would break the ledger's budget; the message names it.
         PrivacyViolation: The ledger protects people or clients, and what is done protects single records of theirs.
-        ConfigurationError: The table does not fit the plan, or has rows that don't say who they are about.
-        EncryptionError: The store can't be read with its key.
+        ConfigurationError: The table does not fit the plan, or has rows that don't say who they are about, or the store
+            lacks a file.
+        EncryptionError: The store can't be read with its key, or has files of several preparations.
     """
+    if store is None:
+        return _run(plan, None, ledger, noise, key)
+    with store.locked():
+        return _run(plan, store, ledger, noise, key)
+
+
+def _run(
+    plan: Plan, store: PersonaStore | None, ledger: PrivacyLedger | None, noise: NoiseSource | None, key: Any
+) -> Stage:
     private = ledger is not None
     # What a step does, and what of it is a caveat, depends on whom the ledger protects.
     fingerprint = f"{plan.fingerprint}/{'plain' if ledger is None else f'private {ledger.unit}'}"
@@ -76,16 +95,20 @@ def run(
         if ledger is not None:
             stage.charge(ledger)
         return stage
-    data = _data(plan, store)
+    # Now: whatever is stored of this preparation is bound to it.
+    stamp = secrets.token_hex(8)
+    data = _data(plan, store, stamp)
     context = Context(roles=plan.roles, ledger=ledger, noise=noise, key=key)
     before = _charged(ledger)
-    table, report, counts, person = _prepared(plan, data, context)
+    table, report, counts, person, most_charged = _prepared(plan, data, context)
+    tell_codes(report, table)
     stage = Stage(
         table=table,
         images=data.images,
         report=report,
         counts=counts,
         person=person,
+        most_charged=most_charged,
         releases=tuple(
             (release, count - before.get((release, label), 0), label)
             for (release, label), count in _charged(ledger).items()
@@ -94,7 +117,7 @@ def run(
         # Those from before too: a step does not say again what the ledger knows, and another ledger may not know it.
         caveats=() if ledger is None else ledger.caveats,
         private=private,
-        stamp=secrets.token_hex(8),
+        stamp=stamp,
         truth=data.truth,
     )
     if store is not None:
@@ -102,80 +125,131 @@ def run(
     return stage
 
 
-def _data(plan: Plan, store: PersonaStore | None) -> PersonaData:
+def _data(plan: Plan, store: PersonaStore | None, stamp: str) -> PersonaData:
     data = plan.source.generate()
     if store is not None:
         store.forget(_NOTES)
-        store.write_data(data)
+        store.write_data(data, stamp)
     return data
 
 
 def _prepared(
     plan: Plan, data: PersonaData, context: Context
-) -> tuple[pl.DataFrame, PreparationReport, dict[str, int], str | None]:
+) -> tuple[pl.DataFrame, PreparationReport, dict[str, int], str | None, int | None]:
     for step in (*plan.preparation.steps, *plan.train_preparation.steps):
         if isinstance(step, ImageLabelErrors):
-            step.look_at(data.images)
+            step.look_at(data.images, label=plan.label)
     counts = {"recorded": len(data.records)}
-    charged = _charged(context.ledger)
     if context.ledger is not None:
         _check_clients(context.ledger, plan)
+    _check_all(plan, data.records.schema, context)
     steps = plan.preparation.steps
     named = (plan.person, plan.roles.identifier, *(key for step in steps for key in step.person_columns))
     keys = [key for key in named if key is not None]
-    private_people, same = PrivatePeople(keys), SamePerson(keys)
+    private_people, same, own = PrivatePeople(keys), SamePerson(keys), OwnRecords(keys)
+    charged = ChargedRecords(keys, same, context.ledger)
 
     def look(table: pl.DataFrame) -> pl.DataFrame:
+        table = own(table)
         same.look_at(table)
+        charged.look_at(table)
         return private_people(table)
 
     table, report = plan.preparation.fit_apply(data.records, context, between=look)
     counts["prepared"] = len(table)
-    table = labelled(table)
+    table = labelled(table, plan.label)
     counts["with image and label"] = len(table)
     person = next((name for name in (plan.person, plan.roles.identifier) if name in table.columns), None)
     if person is not None:
         _refuse_nobodys(table, person)
         table = same.named(table, person)
+    # The column of a step may number people in the order in which they appear; what their records held is their own.
+    by = FIRST_ROW if person is not None and own.made(person) else None
+    if by is not None:
+        table = table.with_columns(pl.col(by).min().over(person))
+    most_charged = charged.most(person)
     if context.ledger is not None:
         _add_caveats(context.ledger, plan, person)
-        if person is not None and _charged(context.ledger) != charged:
-            _check_bounded(context.ledger, most_records(table, person), plan.max_records)
+        if person is not None:
+            _check_charged(context.ledger, most_charged, plan)
     key = _OWN_ROW if person is None else person
     table = _of_nobody(table) if person is None else table
-    sides = split_by_person(table, person=key, held_out=plan.held_out, val_share=plan.val_share, seed=plan.seed)
+    sides = split_by_person(table, person=key, held_out=plan.held_out, val_share=plan.val_share, seed=plan.seed, by=by)
     counts["public records of private people"] = -len(sides["neither"])
     bounded = {side: at_most(sides[side], plan.max_records, person=key, seed=plan.seed) for side in SIDES}
     counts[f"at most {plan.max_records} per person"] = sum(map(len, bounded.values()))
-    prepared = {side: rows for side, rows in bounded.items() if len(rows)}
+    prepared = {side: rows.drop(_OWN) for side, rows in bounded.items() if len(rows)}
     if plan.train_preparation.steps:
-        prepared["train"], learned = plan.train_preparation.fit_apply(prepared["train"], context)
+        prepared["train"], learned = plan.train_preparation.fit_apply(
+            prepared["train"],
+            replace(context, person=person),
+            between=lambda table: _still_bounded(table, person, plan.max_records),
+        )
         for side in set(prepared) - {"train"}:
             prepared[side] = plan.train_preparation.apply(prepared[side])
         report = PreparationReport((*report.steps, *learned.steps), learned.peak_memory)
     counts |= {side: len(rows) for side, rows in prepared.items()}
     whole = pl.concat([rows.with_columns(side=pl.lit(side)) for side, rows in prepared.items()], how="diagonal_relaxed")
-    return whole.drop(_OWN_ROW, strict=False), report, counts, person
+    return whole, report, counts, person, most_charged
 
 
-def _check_bounded(ledger: PrivacyLedger, most: int, limit: int) -> None:
+def _check_all(plan: Plan, schema: pl.Schema, context: Context) -> None:
+    """Let each step, those for the training part too, say what is wrong before the first one charges anything."""
+    # What is done between the steps makes columns of the pipeline's alone, and leaves out rows.
+    known = plan.preparation.check(schema, context)
+    named = (plan.person, plan.roles.identifier)
+    if known is None:
+        plan.train_preparation.check(None, replace(context, person=plan.person))
+        return
+    person = next((name for name in named if name in known), None)
+    if person is not None:
+        known = pl.Schema({**known, person: pl.String()})
+    plan.train_preparation.check(known, replace(context, person=person))
+
+
+def _check_charged(ledger: PrivacyLedger, most: int | None, plan: Plan) -> None:
     """See to it that what was released of people with too many records is not told as what it cost a person.
 
     Raises:
-        PrivacyViolation: The ledger protects people.
+        PrivacyViolation: The ledger protects people, and no step was told to have that as a caveat.
     """
-    if most <= limit:
+    if most is not None and most <= plan.max_records:
         return
-    told = (
-        f"Something was released of the records before those of a person were cut to {limit}: one person had up to "
-        f"{most} of them, and the guarantee of these releases is for one."
-    )
-    if ledger.unit not in RECORD_UNITS:
+    if most is None:
+        told = (
+            "Something was released of the records before all was known that says who is who in them: the guarantee of "
+            "these releases is for one record, and what it is for a person is not known."
+        )
+    else:
+        told = (
+            f"Something was released of the records before those of a person were cut to {plan.max_records}: one "
+            f"person had up to {most} of them, and the guarantee of these releases is for one. For a person, all is "
+            f"what group_privacy(ledger, records={most}) gives."
+        )
+    steps = plan.preparation.steps
+    accepted = any(isinstance(step, BoundContributions) and step.report().caveats for step in steps)
+    if ledger.unit not in RECORD_UNITS and not accepted:
         raise PrivacyViolation(
-            f"{told} The ledger's unit is the {ledger.unit}: put BoundContributions before the steps that learn, or "
-            "put those into train_preparation"
+            f"{told} The ledger's unit is the {ledger.unit}: put Deduplicate and BoundContributions before the steps "
+            "that learn, or put those into train_preparation"
         )
     ledger.add_caveat(told)
+
+
+def _still_bounded(table: pl.DataFrame, person: str | None, limit: int) -> pl.DataFrame:
+    """The table, in which a step must not have made more records of a person.
+
+    Raises:
+        ConfigurationError: One has more than the limit.
+    """
+    most = most_records(table, person) if person is not None and person in table.columns else 0
+    if most > limit:
+        raise ConfigurationError(
+            f"a step of train_preparation made up to {most} records of one person, in column {person!r}, and "
+            f"max_records_per_person={limit}: what is learned and trained on would be of more records than it says. "
+            "Put the step into preparation, after which the records of a person are cut"
+        )
+    return table
 
 
 def _check_clients(ledger: PrivacyLedger, plan: Plan) -> None:
@@ -206,11 +280,17 @@ def _refuse_nobodys(table: pl.DataFrame, person: str) -> None:
 
 
 def _of_nobody(table: pl.DataFrame) -> pl.DataFrame:
-    """The table with a person for every row, where there is no column of them: each is a row's own."""
-    return table.with_row_index(_OWN_ROW).with_columns(pl.format("row {}", _OWN_ROW).alias(_OWN_ROW))
+    """The table with a person for every record, where there is no column of them: each is a record's own.
+
+    Two rows that held the same in every column are taken for one person. That is safe: at worst one of two people is
+    left out.
+    """
+    return table.with_columns(pl.col(ROW).bin.encode("hex").alias(_OWN_ROW))
 
 
 def _add_caveats(ledger: PrivacyLedger, plan: Plan, person: str | None) -> None:
+    for caveat in getattr(plan.source, "caveats", ()):
+        ledger.add_caveat(caveat)
     if ledger.unit != CLIENT:  # whole clients are protected, however many records a person has
         check_persons(ledger, None if person is None else plan.max_records)
     if person is not None and person != plan.person:
@@ -225,11 +305,12 @@ def _charged(ledger: PrivacyLedger | None) -> dict[tuple[Release, str | None], i
 
 
 def _keep(store: PersonaStore, stage: Stage, fingerprint: str) -> None:
-    store.write_table(_PREPARED, stage.table)
+    store.write_table(_PREPARED, stage.table, stage.stamp)
     notes = {
         "fingerprint": fingerprint,
         "stamp": stage.stamp,
         "person": stage.person,
+        "most_charged": stage.most_charged,
         "counts": dict(stage.counts),
         "report": stage.report.to_dict(),
         "releases": [[release.to_dict(), count, label] for release, count, label in stage.releases],
@@ -244,11 +325,12 @@ def _stored(store: PersonaStore, fingerprint: str, private: bool) -> Stage | Non
         return None
     steps = [StepReport(**{**step, "caveats": tuple(step["caveats"])}) for step in notes["report"]["steps"]]
     return Stage(
-        table=store.read_table(_PREPARED),
-        images=store.read_data().images,
+        table=store.read_table(_PREPARED, notes["stamp"]),
+        images=store.read_data(notes["stamp"]).images,
         report=PreparationReport(tuple(steps), notes["report"]["peak_memory_bytes"]),
         counts=notes["counts"],
         person=notes["person"],
+        most_charged=notes["most_charged"],
         releases=tuple((release_from_dict(entry), count, label) for entry, count, label in notes["releases"]),
         caveats=tuple(notes["caveats"]),
         private=private,

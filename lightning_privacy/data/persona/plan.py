@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
+from lightning_privacy.data.persona.carried_roles import check_carried
 from lightning_privacy.data.persona.default_preparation import (
     default_preparation,
     default_roles,
@@ -31,13 +32,16 @@ from lightning_privacy.preparation import Preparation, Roles
 __all__ = ["Plan", "Source", "make_plan"]
 
 # Written into stores; raised when a prepared table of an older version should not be used any more.
-_LAYOUT = 2
+_LAYOUT = 3
 # What steps write into themselves when they are fitted.
 _STATE = {"_caveats", "_changed", "_fitted", "_learned", "_rows"}
 
 
 class Source(Protocol):
-    """Where people come from. Its ``repr`` must name everything that its data depend on."""
+    """Where people come from. Its ``repr`` must name everything that its data depend on.
+
+    It may have ``caveats``: what its data do to a guarantee, in sentences for the ledger, asked for after ``generate``.
+    """
 
     def generate(self) -> PersonaData:
         """Records and images."""
@@ -74,6 +78,11 @@ class Plan:
     seed: int = 0
     fingerprint: str = field(init=False)
 
+    @property
+    def label(self) -> str:
+        """The column of the class."""
+        return self.roles.label or "label"
+
     def __post_init__(self) -> None:
         # Now, before the steps have learned anything.
         parts = {
@@ -103,11 +112,15 @@ def make_plan(
         preparations: Steps for all records and for those to train on, each as a Preparation, a list or a mapping; None
             for the default ones.
         **settings: Further attributes of the plan.
+
+    Raises:
+        ConfigurationError: A role names a column that batches can't hold.
     """
     if roles is None:
         roles = default_roles() if source is None or isinstance(source, PersonaGenerator) else Roles()
     elif isinstance(roles, Mapping):
         roles = Roles(**roles)
+    check_carried(roles)
     everyone, training = preparations
     if training is None:
         # Its steps expect what the default steps before them make.

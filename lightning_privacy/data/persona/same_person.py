@@ -23,7 +23,7 @@ import polars as pl
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["SamePerson"]
+__all__ = ["SamePerson", "present"]
 
 _ONE, _OTHER = "one", "other"
 
@@ -47,7 +47,7 @@ class SamePerson:
         """Take in what a table says; call it whenever it has changed."""
         keys = [key for key in self._keys if key in table.columns]
         for one, other in combinations(keys, 2):
-            met = table.select(_named(table, one).alias(_ONE), _named(table, other).alias(_OTHER)).drop_nulls()
+            met = table.select(present(table, one).alias(_ONE), present(table, other).alias(_OTHER)).drop_nulls()
             before = self._met.get((one, other))
             self._met[one, other] = (met if before is None else pl.concat([before, met])).unique(maintain_order=True)
 
@@ -83,8 +83,13 @@ class SamePerson:
         return table.with_columns(pl.col(person).replace(own["value"], own["name"]))
 
 
-def _named(table: pl.DataFrame, key: str) -> pl.Expr:
-    """The values of a column as text, null where they are missing."""
+def present(table: pl.DataFrame, key: str) -> pl.Expr:
+    """The values of a column as text, null where they are missing.
+
+    Args:
+        table: Has the column.
+        key: Its name.
+    """
     value = pl.col(key).fill_nan(None) if table.schema[key].is_float() else pl.col(key)
     text = value.cast(pl.String)
     return pl.when(text.str.strip_chars() != "").then(text)

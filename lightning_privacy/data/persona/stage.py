@@ -19,6 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from lightning_privacy.accounting import PrivacyLedger, Release
+from lightning_privacy.data.persona.store import PersonaStore
 from lightning_privacy.data.persona.truth import PersonaTruth
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.preparation import PreparationReport
@@ -39,6 +40,8 @@ class Stage:
         report: What each step did.
         counts: Records after each part of the work.
         person: The column that says who is who; None when every record is somebody else's.
+        most_charged: The most records of a person in a table of which something was charged before their records were
+            cut; 0 when nothing was, and None when it was before all was known that says who is who.
         releases: What was charged, as ``(release, count, label)``.
         caveats: What limits the guarantee.
         private: Whether this was charged to a ledger.
@@ -51,11 +54,37 @@ class Stage:
     report: PreparationReport
     counts: Mapping[str, int]
     person: str | None
+    most_charged: int | None
     releases: tuple[tuple[Release, int, str | None], ...]
     caveats: tuple[str, ...]
     private: bool
     stamp: str
     truth: PersonaTruth | None = None
+
+    def most_of_a_person(self, trained: int) -> int | None:
+        """The most records of a person in anything that was charged, or is when this is trained on.
+
+        Args:
+            trained: Records of a person that are trained on.
+
+        Returns:
+            A number of records; None where nobody knows.
+        """
+        if self.person is None or self.most_charged is None:
+            return None
+        return max(trained, self.most_charged)
+
+    def known_truth(self, store: PersonaStore | None) -> PersonaTruth:
+        """What is true, here or in the store that has the data.
+
+        Raises:
+            ConfigurationError: It is not known.
+        """
+        if self.truth is not None:
+            return self.truth
+        if store is None or "truth" not in store.paths:
+            raise ConfigurationError("the truth is known of generated people only, and the source has none")
+        return store.read_truth(self.stamp)
 
     def charge(self, ledger: PrivacyLedger) -> None:
         """Charge what was released when this was made, to a ledger that does not know of it yet."""

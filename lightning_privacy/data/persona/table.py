@@ -19,26 +19,51 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from lightning_privacy.data.idx import read_idx
 from lightning_privacy.data.persona.columns import IMAGE_SIZE
 from lightning_privacy.data.persona.generator import PersonaData
 from lightning_privacy.errors import ConfigurationError
-from lightning_privacy.preparation.read import read_table
+from lightning_privacy.preparation.read import guessed_columns, is_text, read_table
 
-__all__ = ["PersonaTable"]
+__all__ = ["KINDS", "PersonaTable"]
+
+#: Columns whose meaning is known, to what their cells are read as from text.
+KINDS: dict[str, str] = {
+    **dict.fromkeys(("record", "customer", "given_name", "surname", "email", "gender", "location", "time"), "text"),
+    "age": "number",
+    "age_band": "text",
+    "image": "whole number",
+    "label": "whole number",
+    "public": "boolean",
+}
+
+_AGE = "age"
+_SHOWN = 5
 
 
 class PersonaTable:
     """Reads a table of people, one row per image, and their images.
 
-    Columns are found by their names: ``image`` (position in the images, from 0) and ``label`` (0 to 9) must be there;
-    ``gender``, ``age``, ``location`` and ``public`` are used if they are; any other column is for the preparation.
+    Columns are found by their names: ``image`` (position in the images, from 0) and ``label`` (0 to 9), or the column
+    of the role ``label``, must be there; ``gender``, ``age`` or ``age_band``, ``location`` and ``public`` are used if
+    they are; any other column is for the preparation.
+
+    Columns of a CSV file whose meaning is known have a declared type (:data:`KINDS`), and a cell that is none of it is
+    missing: an age of "forty" is no number, and changes nobody else's. Ages are whole years, rounded down; a table with
+    bands has them in ``age_band``. The types of other columns are found by looking at all rows, which is a caveat in a
+    ledger, unless ``schema`` or ``kinds`` declares them. Parquet and Arrow declare the types of all.
 
     Args:
         path: CSV, Parquet or Arrow, as ``read_table`` takes it.
         images: ``.npy`` or idx (also ``.gz``), uint8, shape ``(num_images, 28, 28)``.
-        **options: Further arguments of :func:`~lightning_privacy.preparation.read.read_table`.
+        **options: Further arguments of :func:`~lightning_privacy.preparation.read.read_table`; what ``schema`` and
+            ``kinds`` say of a column goes before what is known of it.
+
+    Attributes:
+        caveats: What the reading does to a guarantee for one person, in sentences for a ledger; known after
+            :meth:`generate`.
 
     Raises:
         ConfigurationError: A file is missing or broken, or images have another shape or type.
@@ -46,19 +71,43 @@ class PersonaTable:
 
     def __init__(self, path: str | Path, images: str | Path, **options: Any) -> None:
         self._path, self._images, self._options = Path(path), Path(images), options
+        self.caveats: tuple[str, ...] = ()
         for argument, file in (("path", self._path), ("images", self._images)):
             if not file.is_file():
                 raise ConfigurationError(f"{argument} must be a file, and there is none at {str(file)!r}")
 
     def generate(self) -> PersonaData:
         """Read both files."""
-        return PersonaData(read_table(self._path, **self._options), _read_images(self._images))
+        options = {**self._options, "kinds": {**KINDS, **(self._options.get("kinds") or {})}}
+        table = read_table(self._path, **options)
+        declared = {name: options.get(name) for name in ("schema", "kinds")}
+        guessed = guessed_columns(self._path, table.columns, **declared)
+        self.caveats = (_caveat(guessed),) if guessed else ()
+        return PersonaData(self._in_years(table), _read_images(self._images))
+
+    def _in_years(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The ages of a CSV file in whole years, as a step may take whole numbers and others for different things."""
+        schema = self._options.get("schema")
+        own = {*(self._options.get("kinds") or {}), *({} if schema is None else schema.kinds)}
+        if _AGE in own or _AGE not in table.columns or not is_text(self._path):
+            return table
+        return table.with_columns(pl.col(_AGE).floor().cast(pl.Int64, strict=False))
 
     def __repr__(self) -> str:
         """Names the content of the files, so that a store of other people is not taken for one of these."""
         digests = [_digest(file) for file in (self._path, self._images)]
         options = ", ".join(f"{name}={value!r}" for name, value in sorted(self._options.items()))
-        return f"PersonaTable({', '.join(digests)}, {options})"
+        return f"PersonaTable({', '.join(digests)}, {options}, {KINDS})"
+
+
+def _caveat(columns: tuple[str, ...]) -> str:
+    named = ", ".join(map(repr, columns[:_SHOWN]))
+    named += f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
+    return (
+        f"Of the table in a CSV file, the types of the columns {named} were found by looking at all rows: one person's "
+        "cell can turn a column of numbers into text for everybody, and epsilon does not count that. Declare them, as "
+        f"by schema=TableSchema({{{columns[0]!r}: Column('text')}}), or keep the table in Parquet."
+    )
 
 
 def _read_images(path: Path) -> npt.NDArray[np.uint8]:
