@@ -33,11 +33,13 @@ class Attribute:
         source: A key, a place or a function of the batch; or an array with one value for each row of the data set.
         names: Of its groups, where they are known beforehand: text for each value. None where the values that are met
             are the groups.
+        missing: Name of the group that rows are in whose group is not known; None for none.
     """
 
     name: str
     source: Source
     names: tuple[str, ...] | None = None
+    missing: str | None = None
 
     @property
     def size(self) -> int | None:
@@ -73,7 +75,9 @@ def _entry(option: Any, name: str, *, argument: str, known: Sequence[str]) -> An
     return option.get(name)
 
 
-def attributes_of(groups: Any, *, num_groups: Any = None, group_names: Any = None) -> tuple[Attribute, ...]:
+def attributes_of(
+    groups: Any, *, num_groups: Any = None, group_names: Any = None, missing_groups: Any = None
+) -> tuple[Attribute, ...]:
     """Read the arguments of the callback.
 
     Args:
@@ -81,6 +85,7 @@ def attributes_of(groups: Any, *, num_groups: Any = None, group_names: Any = Non
             mapping from the attributes' names, or a list of keys.
         num_groups: Number of groups; with several attributes a mapping.
         group_names: Names of groups; with several attributes a mapping.
+        missing_groups: Name of the group of rows whose group is not known; a mapping where it differs by attribute.
 
     Raises:
         ConfigurationError: An argument is none of these, or they contradict each other.
@@ -110,8 +115,20 @@ def attributes_of(groups: Any, *, num_groups: Any = None, group_names: Any = Non
             raise ConfigurationError(f"group_names must be different names, one for each group, got {list(texts)}")
         if count is not None and texts is not None and len(texts) != count:
             raise ConfigurationError(f"num_groups={count} and group_names {list(texts)} differ in number")
-        found.append(Attribute(name, source, texts))
+        found.append(Attribute(name, source, texts, _missing(missing_groups, name, known=known, names=texts)))
     return tuple(found)
+
+
+def _missing(option: Any, name: str, *, known: Sequence[str], names: tuple[str, ...] | None) -> str | None:
+    """The group of an attribute that stands for a missing one; a text for all of them need not be among the groups."""
+    chosen = _entry(option, name, argument="missing_groups", known=known) if isinstance(option, Mapping) else option
+    if chosen is not None and not isinstance(chosen, str):
+        raise ConfigurationError(f"missing_groups must be the name of a group, a mapping or None, got {option!r}")
+    if chosen is None or names is None or chosen in names:
+        return chosen
+    if isinstance(option, Mapping):
+        raise ConfigurationError(f"missing_groups[{name!r}] must be one of {', '.join(names)}, got {chosen!r}")
+    return None
 
 
 def codes_of(values: Any, attribute: Attribute) -> tuple[Tensor, tuple[str, ...] | None]:

@@ -17,9 +17,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_privacy._lightning import rank_zero_warn
 from lightning_privacy._text_file import write_text
 
-__all__ = ["write_records"]
+__all__ = ["keep_records", "write_records"]
+
+
+def keep_records(
+    write: bool | str | Path, folder: str | None, name: str, stem: str, records: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write records where the callback was told to.
+
+    Args:
+        write: Whether to, or the folder to write them to.
+        folder: Of the run; None where it has none.
+        name: Of the callback, and of its folder in that of the run.
+        stem: As for :func:`write_records`.
+        records: As for :func:`write_records`.
+
+    Raises:
+        OSError: They can't be written.
+    """
+    if write is False or (write is True and folder is None):
+        return
+    if write is True and "://" in str(folder):
+        rank_zero_warn(
+            f"GroupFairness writes no file: the run folder {folder} is not a local one. Give a folder as write="
+        )
+        return
+    write_records(Path(str(folder)) / name if write is True else Path(write), stem, records)
 
 
 def write_records(folder: Path, stem: str, records: Sequence[Mapping[str, Any]]) -> Path:

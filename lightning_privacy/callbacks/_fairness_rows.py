@@ -17,8 +17,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,11 +43,14 @@ class Gathered:
         names: Of the groups of each attribute.
         views: What is known by attribute, and by their intersections; by name.
         sizes: Number of groups of each attribute.
+        left_out: Attributes that are not among the others, with the group that stands for a missing one, in which
+            every row is: nothing is known of how the model treats their groups.
     """
 
     names: tuple[tuple[str, ...], ...]
     views: dict[str, GroupSample]
     sizes: tuple[int, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 class Rows:
@@ -95,12 +98,13 @@ class Rows:
         self._target.append(target[kept.to(target.device)])
         self._groups.append(torch.stack(groups, dim=1)[kept])
 
-    def gather(self, processes: Processes, *, device: torch.device | str) -> Gathered | None:
+    def gather(self, processes: Processes, *, device: torch.device | str, leave_out: bool = True) -> Gathered | None:
         """Put together what all processes have; each of them must call this.
 
         Args:
             processes: Those that validate together.
             device: Where they can exchange tensors.
+            leave_out: Leave out attributes of which nothing is known, which is to be seen from the rows.
 
         Returns:
             None when no process has a row.
@@ -114,25 +118,48 @@ class Rows:
                 self._classes(),
                 all(predictions.probs is not None for predictions in self._predictions),
                 sum(map(len, self._target)),
+                self._known(),
             )
         )
-        if not sum(count for *_, count in facts):
+        if not sum(count for *_, count, _ in facts):
             return None
-        merged = [words.merged([met[position] for met, *_ in facts]) for position, words in enumerate(self._words)]
+        kept = [at for at in range(len(self._words)) if not leave_out or any(known[at] for *_, known in facts)]
+        left_out = {
+            words.attribute.name: words.attribute.missing or ""
+            for at, words in enumerate(self._words)
+            if at not in kept
+        }
+        if not kept:
+            return Gathered((), {}, (), left_out)
+        merged = [self._words[at].merged([met[at] for met, *_ in facts]) for at in kept]
         sizes = tuple(len(names) for names, _ in merged)
         metric = GroupMetrics(
             sizes,
-            names=tuple(words.attribute.name for words in self._words),
+            names=tuple(self._words[at].attribute.name for at in kept),
             num_classes=self._num_classes or max(2, *(classes for _, classes, *_ in facts)),
-            scores=all(scored for _, _, scored, _ in facts),
+            scores=all(scored for _, _, scored, *_ in facts),
             threshold=self._threshold,
         ).to(device)
         for predictions, target, groups in zip(self._predictions, self._target, self._groups, strict=True):
-            columns = [table[column] for (_, table), column in zip(merged, groups.unbind(1), strict=True)]
+            columns = [table[groups[:, at]] for at, (_, table) in zip(kept, merged, strict=True)]
             metric.update(_on(predictions, device), target.to(device), torch.stack(columns, dim=1).to(device))
         with metric.sync_context():
             views = metric.views()
-        return Gathered(names=tuple(names for names, _ in merged), views=views, sizes=sizes)
+        return Gathered(names=tuple(names for names, _ in merged), views=views, sizes=sizes, left_out=left_out)
+
+    def _known(self) -> list[bool]:
+        """For each attribute, whether a row is in another group than the one that stands for a missing one."""
+        found = []
+        for position, words in enumerate(self._words):
+            missing, names = words.attribute.missing, words.names
+            number = names.index(missing) if missing is not None and missing in names else None
+            columns = [groups[:, position] for groups in self._groups]
+            found.append(
+                any(bool((column != number).any()) for column in columns)
+                if number is not None
+                else bool(sum(map(len, columns)))
+            )
+        return found
 
     def _classes(self) -> int:
         """Number of classes, as far as this process can tell."""

@@ -6,6 +6,7 @@ meet the causes: how the trainer runs, how it optimises, how it feeds data.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._precision_support import check_precision
 from lightning_privacy.callbacks._strategy_support import check_strategy
 from lightning_privacy.callbacks._trainer import is_compiled, uses_dataloader_iter
-from lightning_privacy.data.nested import nested
+from lightning_privacy.data.nested import nested, persons_of
 from lightning_privacy.data.persona.persons import check_persons
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.gradients.inspection import refuse_optimizer
@@ -101,6 +102,8 @@ def check_data_ledger(source: Any, ledger: PrivacyLedger, *, clients: bool = Fal
         UnsupportedError: What it learned is in no ledger, or in another one.
         PrivacyViolation: The ledger protects people, and a person may have several records.
     """
+    if not clients and not isinstance(source, LightningDataModule):
+        _check_copies(source, ledger)
     # A DataModule says it itself; what its attributes hold before it is set up is its own affair.
     for each in [source] if isinstance(source, LightningDataModule) else nested(source):
         if not clients and hasattr(each, "max_records_per_person"):
@@ -114,6 +117,21 @@ def check_data_ledger(source: Any, ledger: PrivacyLedger, *, clients: bool = Fal
             "run would leave that out. Give it the ledger of training before fit: datamodule.ledger = privacy.ledger, "
             "or one PrivacyLedger as ledger= to both"
         )
+
+
+def _check_copies(dataset: Any, ledger: PrivacyLedger) -> None:
+    """Count the records of a person in a data set that holds others, which don't count their copies.
+
+    Raises:
+        PrivacyViolation: The ledger protects people, and there are more of one than the data sets inside say.
+    """
+    declared = [each.max_records_per_person for each in nested(dataset) if hasattr(each, "max_records_per_person")]
+    if not declared or None in declared:
+        return  # where nobody knows who a record is about, that is said of the data set inside
+    whose = persons_of(dataset)
+    most = 0 if whose is None else max(Counter(whose).values())
+    if most > max(declared):
+        check_persons(ledger, most)
 
 
 def check_trainer_settings(trainer: Any, module: LightningModule) -> None:

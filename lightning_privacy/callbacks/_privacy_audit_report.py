@@ -21,19 +21,20 @@ __all__ = ["log_bounds", "note_broken", "show_audit", "write_audit"]
 _STYLES = {"broken": "bold red", "holds": "green", "measured": "yellow"}
 
 
-def show_audit(result: AuditResult, console: Console | None = None) -> None:
+def show_audit(result: AuditResult, console: Console | None = None, *, title: str = "Privacy audit") -> None:
     """Print what was measured; in red, where it is more than was promised.
 
     Args:
         result: Of the audit.
         console: Where to; the terminal by default.
+        title: Above its sentence.
     """
     style = _STYLES[result.verdict]
     table = Table.grid(padding=(0, 2))
     for name, value in result.rows:
         table.add_row(name, value)
     console = Console() if console is None else console
-    console.print(Panel(Text(result.sentence, style=style), title="Privacy audit", border_style=style))
+    console.print(Panel(Text(result.sentence, style=style), title=title, border_style=style))
     console.print(table)
 
 

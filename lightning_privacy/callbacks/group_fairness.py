@@ -31,13 +31,13 @@ from typing import Any
 
 from typing_extensions import override
 
-from lightning_privacy._lightning import Callback, LightningModule, Trainer, check_trainer, rank_zero_warn
+from lightning_privacy._lightning import Callback, LightningModule, Trainer, check_trainer
 from lightning_privacy._validate import non_negative_int, one_of, positive, positive_int, within_open_unit
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._fairness_alignment import RowOrder, loader_at
 from lightning_privacy.callbacks._fairness_attributes import attributes_of
 from lightning_privacy.callbacks._fairness_columns import GroupColumns
-from lightning_privacy.callbacks._fairness_files import write_records
+from lightning_privacy.callbacks._fairness_files import keep_records
 from lightning_privacy.callbacks._fairness_predictions import Reading
 from lightning_privacy.callbacks._fairness_release import ledger_for, note_training_rows
 from lightning_privacy.callbacks._fairness_rows import Rows
@@ -88,6 +88,9 @@ class GroupFairness(Callback):
             Groups are whole numbers or texts.
         num_groups: Number of groups, numbered from 0; with several attributes a mapping. None: the values that are met.
         group_names: Names of the groups, in the order of their numbers; with several attributes a mapping.
+        missing_groups: Name of the group of rows whose group is not known; a mapping where it differs by attribute.
+            An attribute of which no other group occurs, as where a table lacks the column, is left out, and a line says
+            so.
         num_classes: Number of classes; None to take it from the predictions.
         positive_class: With more than two classes, the one to take against the rest. By default each is, and the worst
             counts.
@@ -124,6 +127,7 @@ class GroupFairness(Callback):
         groups: Any,
         num_groups: int | Mapping[str, int] | None = None,
         group_names: Any = None,
+        missing_groups: str | Mapping[str, str] | None = "unknown",
         num_classes: int | None = None,
         positive_class: int | None = None,
         predict: Callable[[LightningModule, Any], Any] | None = None,
@@ -142,7 +146,9 @@ class GroupFairness(Callback):
         noise: NoiseSource | None = None,
     ) -> None:
         super().__init__()
-        self._attributes = attributes_of(groups, num_groups=num_groups, group_names=group_names)
+        self._attributes = attributes_of(
+            groups, num_groups=num_groups, group_names=group_names, missing_groups=missing_groups
+        )
         self._reading = Reading(predict, prediction_kind, target)
         self._num_classes = None if num_classes is None else positive_int(num_classes=num_classes)
         if not 0.0 <= threshold <= 1.0:
@@ -287,7 +293,6 @@ class GroupFairness(Callback):
         tables: list[FairnessTable] = []
         records: list[dict[str, Any]] = []
         step = trainer.global_step
-        names = [attribute.name for attribute in self._attributes]
         options = self._table_options | {"epsilon": self._private_epsilon}
         if self._private_epsilon is None and processes.leads:  # the others show no intervals
             options |= {"replicates": self._bootstrap, "confidence": self._confidence}
@@ -295,7 +300,7 @@ class GroupFairness(Callback):
             rows = self._rows.get(position) or Rows(
                 self._attributes, RowOrder(None), num_classes=self._num_classes, threshold=self._threshold
             )
-            gathered = rows.gather(processes, device=module.device)
+            gathered = rows.gather(processes, device=module.device, leave_out=self._private_epsilon is None)
             if gathered is None:
                 continue
             if self._private_epsilon is not None:
@@ -303,46 +308,34 @@ class GroupFairness(Callback):
                 note_training_rows(trainer, loader_at(loaders, position), paying)
                 gathered = released(
                     gathered,
-                    names=names,
+                    attributes=self._attributes,
                     epsilon=self._private_epsilon,
                     ledger=paying,
                     noise=self._noise,
                     processes=processes,
                     num_classes=self._num_classes,
+                    min_group_size=self._table_options["min_group_size"],
                 )
             elif trainer.state.fn == "fit":
                 note_training_rows(trainer, loader_at(loaders, position))
+            left_out = gathered.left_out
+            names = [attribute.name for attribute in self._attributes if attribute.name not in left_out]
             found = tables_of(gathered, names=names, options=options)
             tables += found
             if not trainer.barebones:
                 base = self.name + (f"/dataloader_{position}" if count > 1 else "") + _SUFFIXES[stage]
-                scalars = scalars_of(found, base, several=len(names) > 1)
+                scalars = scalars_of(found, base, several=len(self._attributes) > 1)
                 # Equal in all processes, so that an average over them changes nothing; Lightning asks for one.
                 module.log_dict(scalars, on_step=False, on_epoch=True, sync_dist=processes.several)
             about = {"stage": stage, "epoch": trainer.current_epoch, "step": step, "dataloader": position}
             records += [about | record for table in found for record in table.records()]
             if self._show in (True, stage) and processes.leads:
-                place = f", loader {position}" if count > 1 else ""
-                print_tables(found, title=f"{_TITLES[stage]} after {step} steps{place}")
+                loader = f", loader {position}" if count > 1 else ""
+                print_tables(found, title=f"{_TITLES[stage]} after {step} steps{loader}", left_out=left_out)
         self._start()
         self._tables = tuple(tables)
         if records and processes.leads and not trainer.fast_dev_run:  # type: ignore[attr-defined] # set by Lightning
             log_table(trainer.loggers, f"{self.name}/{stage}", records, step=step)
             # A trainer with barebones has no run folder.
-            self._save(None if trainer.barebones else folder, f"{stage}-step={step}", records)
-
-    def _save(self, folder: str | None, stem: str, records: list[dict[str, Any]]) -> None:
-        if self._write is False:
-            return
-        if self._write is not True:
-            where = Path(self._write)
-        elif folder is None:
-            return
-        elif "://" in folder:
-            rank_zero_warn(
-                f"GroupFairness writes no file: the run folder {folder} is not a local one. Give a folder as write="
-            )
-            return
-        else:
-            where = Path(folder) / self.name
-        write_records(where, stem, records)
+            where = None if trainer.barebones else folder
+            keep_records(self._write, where, self.name, f"{stage}-step={step}", records)

@@ -9,7 +9,7 @@ Example:
     >>> train, holdout = torch.utils.data.random_split(people, [60, 60])
     >>> adam = functools.partial(torch.optim.Adam, lr=0.01)
     >>> module = Classifier(MLP(in_features=10, num_classes=2), num_classes=2, optimizer=adam)
-    >>> attack = MembershipInference(reference_models=4, holdout=holdout, seed=0)
+    >>> attack = MembershipInference(reference_models=4, holdout=holdout, show=False, seed=0)
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("ignore")
     ...     trainer = L.Trainer(
@@ -50,6 +50,7 @@ from lightning_privacy.audit.lira import STATISTICS
 from lightning_privacy.audit.membership import MembershipReport, measure_membership
 from lightning_privacy.callbacks import _trainer as internals
 from lightning_privacy.callbacks._example_losses import LossOf, example_columns, example_losses
+from lightning_privacy.callbacks._privacy_audit_report import show_audit
 from lightning_privacy.callbacks._reference_models import drawn_anew, losses_of_models
 from lightning_privacy.callbacks._reference_recipe import Recipe
 from lightning_privacy.callbacks.differential_privacy import DifferentialPrivacy
@@ -98,6 +99,7 @@ class MembershipInference(Callback):
         statistic: What LiRA looks at: ``"logit"`` of the confidence for cross-entropies, ``"loss"`` for other losses.
         make_trainer: Makes the trainer of a reference model; None makes one with the limits of the run's own. Needed
             where other callbacks or a strategy are part of how the module is trained.
+        show: Print the result on the terminal.
         folder: Where ``audit_membership.json`` is written; None for nowhere, as with ``fast_dev_run``.
         seed: Of the halves and the reference models' initial weights; None draws them anew.
 
@@ -122,6 +124,7 @@ class MembershipInference(Callback):
         random_split: bool = False,
         statistic: str = "logit",
         make_trainer: Callable[[], Trainer] | None = None,
+        show: bool = True,
         folder: str | os.PathLike[str] | None = None,
         seed: int | None = None,
     ) -> None:
@@ -141,6 +144,7 @@ class MembershipInference(Callback):
         self._random_split = random_split
         self._statistic = statistic
         self._make_trainer = make_trainer
+        self._show = show
         self._folder = None if folder is None else Path(folder)
         self._seed = seed
         self._template: LightningModule | None = None
@@ -268,7 +272,8 @@ class MembershipInference(Callback):
         )
         epsilon, delta = _promised(privacy_of(trainer))
         self.result = self.report.result(epsilon=epsilon, delta=delta, random_split=self._random_split)
-        rank_zero_info(f"MembershipInference: {self.result.sentence}")
+        if self._show:
+            show_audit(self.result, title="Membership inference")
         if self._folder is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined] # set by Lightning
             self.result.write(self._folder)
 

@@ -113,6 +113,6 @@ def column_of(batch: Any, where: Groups, *, argument: str = "groups") -> Any:
     if not -len(batch) <= where < len(batch):
         raise ConfigurationError(
             f"{argument}={where} is not in the batch, which has {len(batch)} parts; have the data set return the group "
-            "of each example too"
+            "of each example too, and give its place or its key, not how many groups there are"
         )
     return batch[where]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -104,29 +104,34 @@ def _notes(table: FairnessTable) -> list[str]:
     return notes
 
 
-def render(tables: Sequence[FairnessTable], *, title: str) -> RenderableType:
+def render(tables: Sequence[FairnessTable], *, title: str, left_out: Mapping[str, str] | None = None) -> RenderableType:
     """The tables as something rich can print.
 
     Args:
         tables: One for each attribute.
         title: What they are of, such as ``"Validation after 300 steps"``.
+        left_out: Attributes without a table, with the group that everybody is in.
     """
     parts: list[RenderableType] = []
     for table in tables:
         parts += [_groups(table, title), "", _gaps(table), *map(Text, _notes(table)), ""]
+    for attribute, group in (left_out or {}).items():
+        said = f"{title}: {attribute} is left out, as nobody is known to be in another group than {group!r}"
+        parts += [Text(said), ""]
     return Group(*parts)
 
 
-def print_tables(tables: Sequence[FairnessTable], *, title: str) -> None:
+def print_tables(tables: Sequence[FairnessTable], *, title: str, left_out: Mapping[str, str] | None = None) -> None:
     """Print the tables on the standard output; where it is a file, wide enough for all columns.
 
     Args:
         tables: One for each attribute.
         title: What they are of.
+        left_out: As for :func:`render`.
     """
     # A terminal that is narrower breaks the lines; rich would shorten every column to nothing.
     console = Console(width=max(Console().width, _WIDTH), highlight=False)
-    console.print(render(tables, title=title), soft_wrap=False)
+    console.print(render(tables, title=title, left_out=left_out), soft_wrap=False)
 
 
 def text_of(tables: Sequence[FairnessTable], *, title: str) -> str:

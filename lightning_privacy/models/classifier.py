@@ -102,7 +102,7 @@ class Classifier(LightningModule):
         accuracy: Any = self._accuracies[f"{stage}_acc"]
         accuracy(logits.detach(), labels)
         # Batches may differ in length; with their sizes the mean over an epoch is one over examples.
-        per_epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(labels)}
+        per_epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(labels), "sync_dist": True}
         self.log(f"{stage}/loss", loss.detach(), prog_bar=stage == "train", **per_epoch)
         self.log(f"{stage}/acc", accuracy, prog_bar=stage != "train", **per_epoch)
         return {"loss": loss, "losses": losses}

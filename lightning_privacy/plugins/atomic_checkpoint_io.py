@@ -27,12 +27,11 @@ from typing_extensions import override
 
 from lightning_privacy._lightning import TorchCheckpointIO
 from lightning_privacy.errors import CheckpointError, ConfigurationError
+from lightning_privacy.plugins._launched_weights import REQUIRED_KEYS, LaunchedWeights
 from lightning_privacy.security.atomic_file import AtomicFile
+from lightning_privacy.security.header import MAGIC
 
-__all__ = ["AtomicCheckpointIO", "is_remote", "not_written", "of_a_trainer", "refuse_storage_options"]
-
-# Lightning reads these two before anything else; a file without them was not written by a Trainer.
-_REQUIRED_KEYS = ("state_dict", "pytorch-lightning_version")
+__all__ = ["AtomicCheckpointIO", "as_saved", "is_remote", "not_written", "refuse_storage_options"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -53,12 +52,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         FileNotFoundError: Checkpoint file not found: nowhere.ckpt
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._launched = LaunchedWeights()
+
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write the checkpoint, or leave what is there as it is.
 
         Args:
-            checkpoint: What ``Trainer.dump_checkpoint`` made.
+            checkpoint: What ``Trainer.dump_checkpoint`` made, or weights that a launcher hands on.
             path: Where it goes; the folder is made when missing.
             storage_options: Not supported, as in Lightning's own plugin.
 
@@ -67,6 +70,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ConfigurationError: ``storage_options`` was given.
         """
         refuse_storage_options(storage_options)
+        checkpoint = self._launched.packed(checkpoint, path)
         if is_remote(path):
             super().save_checkpoint(checkpoint, path)
             return
@@ -102,12 +106,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except Exception as error:
             if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
                 raise  # absent, or not readable by this user: the error names the path already
+            if _is_encrypted(path):
+                raise CheckpointError(
+                    f"the checkpoint {path} is encrypted: go on with the key of the run that wrote it, by "
+                    "EncryptedCheckpointIO(key), or by that run's overrides, which are in its .hydra/overrides.yaml"
+                ) from error
             cause = str(error).split(". ")[0].split("\n")[0] or type(error).__name__
             raise CheckpointError(
                 f"the checkpoint {path} can't be read ({cause}): it is damaged, incomplete or not a "
                 "checkpoint at all; resume from another one, or start anew without ckpt_path"
             ) from error
-        return of_a_trainer(checkpoint, path)
+        return as_saved(checkpoint, path, self._launched)
+
+
+def _is_encrypted(path: str | Path) -> bool:
+    if is_remote(path):
+        return False
+    with Path(path).open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def refuse_storage_options(storage_options: object) -> None:
@@ -120,19 +136,24 @@ def refuse_storage_options(storage_options: object) -> None:
         raise ConfigurationError(f"storage_options must be None, got {storage_options!r}: set up the path instead")
 
 
-def of_a_trainer(checkpoint: Any, path: str | Path) -> dict[str, Any]:
-    """Return the checkpoint, which must be one that a Lightning trainer wrote.
+def as_saved(checkpoint: Any, path: str | Path, launched: LaunchedWeights) -> dict[str, Any]:
+    """Return what the plugin was given: a checkpoint of a Lightning trainer, or the weights a launcher of it handed on.
+
+    Args:
+        checkpoint: What was read.
+        path: From where.
+        launched: Of the plugin.
 
     Raises:
-        CheckpointError: It is not; the message names the file and what it lacks.
+        CheckpointError: It is neither; the message names the file and what it lacks.
     """
-    missing = [key for key in _REQUIRED_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
+    missing = [key for key in REQUIRED_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:
         raise CheckpointError(
             f"the checkpoint {path} was not written by a Lightning trainer (no {', no '.join(missing)}): "
             "resume from one that was, or load the weights into the model and start without ckpt_path"
         )
-    loaded: dict[str, Any] = checkpoint
+    loaded: dict[str, Any] = launched.unpacked(checkpoint, path)
     return loaded
 
 

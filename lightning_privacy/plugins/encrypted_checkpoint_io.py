@@ -28,10 +28,11 @@ from typing_extensions import override
 
 from lightning_privacy._lightning import LIGHTNING_VERSION, CheckpointIO, TorchCheckpointIO
 from lightning_privacy.errors import CheckpointError, ConfigurationError
+from lightning_privacy.plugins._launched_weights import LaunchedWeights
 from lightning_privacy.plugins.atomic_checkpoint_io import (
+    as_saved,
     is_remote,
     not_written,
-    of_a_trainer,
     refuse_storage_options,
 )
 from lightning_privacy.security import (
@@ -71,6 +72,7 @@ class EncryptedCheckpointIO(CheckpointIO):
             raise ConfigurationError(f"inner must be a CheckpointIO plugin or None, got {type(inner).__name__}")
         self._ring = as_key_ring(key)
         self._inner = inner
+        self._launched = LaunchedWeights()
 
     def _carrier(self, path: str | Path) -> CheckpointIO | None:
         """The plugin that takes the ciphertext to its place; None for a file."""
@@ -81,7 +83,7 @@ class EncryptedCheckpointIO(CheckpointIO):
         """Write the checkpoint, encrypted, or leave what is there as it is.
 
         Args:
-            checkpoint: What ``Trainer.dump_checkpoint`` made.
+            checkpoint: What ``Trainer.dump_checkpoint`` made, or weights that a launcher hands on.
             path: Where it goes; the folder is made when missing.
             storage_options: Passed on to ``inner``; not supported without one.
 
@@ -92,6 +94,7 @@ class EncryptedCheckpointIO(CheckpointIO):
         """
         if self._inner is None:
             refuse_storage_options(storage_options)
+        checkpoint = self._launched.packed(checkpoint, path)
         carrier = self._carrier(path)
         if carrier is None:
             self._write(checkpoint, path, path)
@@ -147,7 +150,7 @@ class EncryptedCheckpointIO(CheckpointIO):
             raise CheckpointError(f"the checkpoint can't be read: {text}") from error
         except FileNotFoundError as error:
             raise FileNotFoundError(f"Checkpoint file not found: {path}") from error
-        return of_a_trainer(checkpoint, path)
+        return as_saved(checkpoint, path, self._launched)
 
     def open(self, path: str | Path) -> EncryptedReader:
         """The content of a checkpoint as a file that ``torch.load`` and ``load_from_checkpoint`` take; close it.

@@ -38,12 +38,13 @@ from typing import Self
 from lightning_privacy.security.errors import NewerFormatError, NotEncryptedError, TamperedError, WrongKeyError
 from lightning_privacy.security.keys import Key
 
-__all__ = ["LARGEST_HEADER", "SEGMENT_BITS", "Content", "FileHeader"]
+__all__ = ["LARGEST_HEADER", "MAGIC", "SEGMENT_BITS", "Content", "FileHeader"]
 
-_MAGIC = b"LPCRYPT\x9a"
+MAGIC = b"LPCRYPT\x9a"
+"""An encrypted file begins with it."""
 _VERSION = 1
 _SALT, _COMMITMENT, _FILE_KEY = 32, 32, 32
-_FIXED = len(_MAGIC) + 4 + _SALT
+_FIXED = len(MAGIC) + 4 + _SALT
 _LONGEST_ID = 64
 _INFO = b"lightning_privacy encrypted file\x00"
 
@@ -89,7 +90,7 @@ class FileHeader:
     def new(cls, key: Key, content: Content, context: bytes, segment_bits: int = SEGMENT_BITS) -> tuple[bytes, bytes]:
         """A fresh header, as bytes, and the file's key."""
         name, salt = key.key_id.encode("ascii"), os.urandom(_SALT)
-        bound = _MAGIC + bytes([_VERSION, content, segment_bits, len(name)]) + salt + name
+        bound = MAGIC + bytes([_VERSION, content, segment_bits, len(name)]) + salt + name
         file_key, commitment = _derive(key, bound, salt, context)
         return bound + commitment, file_key
 
@@ -106,14 +107,14 @@ class FileHeader:
             NewerFormatError: It was written by a newer version.
             TamperedError: The header is cut short or makes no sense.
         """
-        if not start.startswith(_MAGIC):
+        if not start.startswith(MAGIC):
             raise NotEncryptedError(
                 f"{place} is not encrypted by lightning_privacy, or its first bytes were altered: "
                 "check the path; encrypt_file makes an encrypted file of a plain one"
             )
         if len(start) < _FIXED:
             raise TamperedError(f"{place} was cut short within its header: fetch it again, or take another copy")
-        version, content, segment_bits, length = start[len(_MAGIC) : len(_MAGIC) + 4]
+        version, content, segment_bits, length = start[len(MAGIC) : len(MAGIC) + 4]
         if version > _VERSION:
             raise NewerFormatError(
                 f"{place} is written in version {version} of the format, and this package knows {_VERSION}: update "
@@ -124,7 +125,7 @@ class FileHeader:
         sensible = version == _VERSION and segment_bits in _SEGMENT_BITS_READ and 0 < length <= _LONGEST_ID
         if not sensible or not name.isascii() or len(commitment) < _COMMITMENT:
             raise TamperedError(f"{place} has a header that was altered or cut short: take another copy")
-        salt = start[len(_MAGIC) + 4 : _FIXED]
+        salt = start[len(MAGIC) + 4 : _FIXED]
         return cls(content, segment_bits, name.decode("ascii"), salt, bound, commitment)
 
     @property

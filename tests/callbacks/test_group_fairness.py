@@ -468,6 +468,9 @@ def test_what_cannot_be_found_is_named(tiny, options, form, model, message):
         ({"groups": "a", "num_groups": 2, "group_names": ["x"]}, "num_groups=2 and group_names .* differ in number"),
         ({"groups": "a", "group_names": ["x", "x"]}, "group_names must be different names"),
         ({"groups": "a", "group_names": "xy"}, "group_names must be a list of names"),
+        ({"groups": "a", "missing_groups": 3}, "missing_groups must be the name of a group"),
+        ({"groups": "a", "missing_groups": {"b": "x"}}, r"missing_groups names \['b'\]"),
+        ({"groups": "a", "num_groups": 2, "missing_groups": {"a": "x"}}, r"missing_groups\['a'\] must be one of 0, 1"),
         ({"groups": "a", "predict": "probs"}, "predict must be a function"),
         ({"groups": "a", "prediction_kind": "score"}, "prediction_kind must be one of 'probs'"),
         ({"groups": "a", "threshold": 1.5}, "threshold must be in 0 to 1"),
@@ -482,6 +485,56 @@ def test_what_cannot_be_found_is_named(tiny, options, form, model, message):
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ConfigurationError, match=message):
         GroupFairness(**options)
+
+
+def without_groups(*, private: bool = False) -> tuple[Data, GroupFairness]:
+    """Data of a table without a column ``race``: batches hold the number of a missing group for everybody."""
+    data = Data("mapping", size=2000 if private else ROWS)
+    data.race[:] = 1
+    options: dict[str, Any] = {"private_epsilon": 4.0, "ledger": PrivacyLedger(delta=1e-6)} if private else {}
+    names = {"sex": ["f", "m", "x"], "race": ["a", "unknown"]}
+    return data, fairness(groups=["sex", "race"], group_names=names, show=True, **options)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_an_attribute_that_nobody_has_is_left_out(tiny, capsys, private):
+    data, callback = without_groups(private=private)
+    model = Model()
+    model.validation_step = lambda batch, batch_idx: None
+    (logged,) = validate(tiny, callback, DataLoader(data, 100), model)
+    (table,) = callback.tables
+    assert (table.attribute, table.group_names) == ("sex", ("f", "m", "x"))
+    if not private:
+        check(callback, expected(data))
+    assert "fairness/sex/accuracy/f" in logged
+    assert not any("race" in name for name in logged)
+    printed = capsys.readouterr().out
+    assert printed.count("race") == 1
+    assert "race is left out, as nobody is known to be in another group than 'unknown'" in printed
+
+
+def test_one_person_of_a_known_group_is_told(tiny):
+    data, callback = without_groups()
+    data.race[7] = 0
+    model = Model()
+    model.validation_step = lambda batch, batch_idx: None
+    validate(tiny, callback, DataLoader(data, 20), model)
+    assert [table.attribute for table in callback.tables] == ["sex", "race", "sex x race"]
+    check(callback, expected(data, data.race), 1)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_without_any_known_group_there_is_no_table_and_no_file(tiny, tmp_path, capsys, private):
+    data = Data()
+    data.sex[:] = 2
+    options = {"private_epsilon": 4.0, "ledger": PrivacyLedger(delta=1e-6)} if private else {}
+    names = ["female", "male", "other"]
+    callback = fairness(group_names=names, missing_groups="other", show=True, write=tmp_path / "out", **options)
+    (logged,) = validate(tiny, callback, DataLoader(data, 20)) or [{}]
+    assert callback.tables == ()
+    assert not any("fairness" in name for name in logged)
+    assert not (tmp_path / "out").exists()
+    assert "sex is left out" in capsys.readouterr().out
 
 
 def test_two_callbacks_need_two_names(tiny):

@@ -301,6 +301,14 @@ def test_data_modules_that_change_batches_are_refused():
             trainer.fit(_module(), datamodule=datamodule)
 
 
+@pytest.mark.parametrize("show", [True, False])
+def test_the_result_is_told(digits, capsys, show):
+    attack = MembershipInference(reference_models=0, holdout=digits[1], show=show)
+    _fit(digits, attack, epochs=1)
+    assert ("Membership inference" in capsys.readouterr().out) is show
+    assert attack.result is not None
+
+
 def test_a_rehearsal_of_a_fit_writes_nothing(digits, tmp_path):
     attack = MembershipInference(reference_models=0, holdout=digits[1], folder=tmp_path)
     _fit(digits, attack, fast_dev_run=True)

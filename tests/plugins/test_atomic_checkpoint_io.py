@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lightning_privacy.errors import CheckpointError, ConfigurationError
-from lightning_privacy.plugins import AtomicCheckpointIO
+from lightning_privacy.plugins import AtomicCheckpointIO, EncryptedCheckpointIO
 
 GOOD = {"state_dict": {"weight": torch.arange(4.0)}, "pytorch-lightning_version": "2.6.0"}
 
@@ -46,7 +46,7 @@ def test_replaces_a_link_and_not_what_it_points_to(tmp_path, path):
 _DISK_FULL = """
 import resource, signal, sys, torch
 from lightning_privacy.errors import CheckpointError
-from lightning_privacy.plugins import AtomicCheckpointIO
+from lightning_privacy.plugins import AtomicCheckpointIO, EncryptedCheckpointIO
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 big = {"state_dict": {"weight": torch.zeros(1_000_000)}, "pytorch-lightning_version": "2.6.0"}
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -76,7 +76,7 @@ def test_a_folder_that_can_not_be_made_is_named(tmp_path):
 # there; one process does it all, since importing torch takes seconds.
 _KILLED_WHILE_SAVING = """
 import os, pathlib, signal, sys, time, torch
-from lightning_privacy.plugins import AtomicCheckpointIO
+from lightning_privacy.plugins import AtomicCheckpointIO, EncryptedCheckpointIO
 torch.set_num_threads(1)  # a fork has none of the helper threads, and would wait for them
 plugin, path = AtomicCheckpointIO(), pathlib.Path(sys.argv[1])
 for attempt in range(12):
@@ -137,6 +137,13 @@ def test_text_is_refused_by_name(path):
     path.write_text("epsilon: 3\n")
     with pytest.raises(CheckpointError, match=r"last\.ckpt can't be read"):
         AtomicCheckpointIO().load_checkpoint(path)
+
+
+def test_an_encrypted_file_is_no_damaged_one(path):
+    EncryptedCheckpointIO(bytes(32)).save_checkpoint({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, path)
+    with pytest.raises(CheckpointError, match="is encrypted: go on with the key") as found:
+        AtomicCheckpointIO().load_checkpoint(path)
+    assert str(path) in str(found.value)
 
 
 def test_a_missing_file_is_named(path):
