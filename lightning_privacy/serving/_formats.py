@@ -29,7 +29,7 @@ from lightning_privacy._lightning import LightningModule
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.models.classifier import Classifier
 
-__all__ = ["network_of", "onnx_bytes", "program_bytes", "traced", "weights_bytes", "without_traces"]
+__all__ = ["constants_of", "network_of", "onnx_bytes", "program_bytes", "traced", "weights_bytes", "without_traces"]
 
 INPUT, OUTPUT = "inputs", "outputs"
 _OPSET = 20
@@ -103,6 +103,24 @@ def traced(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     return without_traces(program)
 
 
+def constants_of(program: torch.export.ExportedProgram, network: nn.Module) -> dict[str, Any]:
+    """What a program holds besides the state of its network, by name: the ONNX file that is made of it holds it too.
+
+    Buffers that no checkpoint has, and tensors that are plain attributes of a module or made in its forward. What
+    shares its memory with a parameter is that parameter.
+
+    Args:
+        program: From :func:`traced`.
+        network: What was traced.
+    """
+    places = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()} - {0}
+    return {
+        name: value
+        for name, value in program.constants.items()
+        if not (isinstance(value, Tensor) and value.untyped_storage().data_ptr() in places)
+    }
+
+
 def without_traces(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The program without the example it was traced with and without places in source files."""
     for part in program.graph_module.modules():
@@ -174,11 +192,16 @@ def strip(proto: Any) -> None:
                 part.ClearField(name)
 
 
-def tensors_of(network: nn.Module) -> Mapping[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of each parameter and buffer."""
+def tensors_of(named: Mapping[str, Any]) -> Mapping[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each tensor.
+
+    Args:
+        named: By name; what is no tensor is left out.
+    """
     return {
         name: (tuple(value.shape), str(value.dtype).removeprefix("torch."))
-        for name, value in network.state_dict().items()
+        for name, value in named.items()
+        if isinstance(value, Tensor)
     }
 
 

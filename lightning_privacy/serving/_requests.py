@@ -11,7 +11,7 @@ Example:
     >>> parse_inputs(b'{"inputs": [[1, 2, 3]]}', "application/json", card, max_examples=8)
     Traceback (most recent call last):
         ...
-    lightning_privacy.serving.errors.RequestError: inputs must have shape [N, 2], one 2 example after the other, ...
+    lightning_privacy.serving.errors.RequestError: inputs must have shape [N, 2], one example of 2 numbers ...
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lightning_privacy.serving.errors import RequestError
-from lightning_privacy.serving.exported_model import checked_inputs
+from lightning_privacy.serving.exported_model import checked_inputs, numbers_text
 from lightning_privacy.serving.manifest import ModelCard
 
 __all__ = ["BINARY", "JSON", "parse_inputs"]
@@ -83,8 +83,8 @@ def _from_binary(body: bytes, card: ModelCard) -> Tensor:
     size = math.prod(card.input_shape) * dtype.itemsize
     if size == 0 or len(body) % size:
         raise RequestError(
-            f"the body must be a multiple of {size} bytes, one example of {'x'.join(map(str, card.input_shape))} "
-            f"numbers of {card.input_dtype} after the other, got {len(body)}"
+            f"the body must be a multiple of {size} bytes, one example of {numbers_text(card)} of "
+            f"{card.input_dtype} after the other, got {len(body)}"
         )
     array = np.frombuffer(body, dtype).astype(dtype.newbyteorder("="))
     return torch.from_numpy(array.reshape(-1, *card.input_shape))

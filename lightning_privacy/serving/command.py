@@ -103,7 +103,16 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _add_client(arguments: argparse.Namespace) -> int:
     if arguments.api_keys is None:
         raise ConfigurationError("--add-client needs --api-keys FILE, where the hash of the key is kept")
-    key = ApiKeys.add(arguments.api_keys, arguments.add_client)
+    path, client = arguments.api_keys, arguments.add_client
+    before = path.exists() and client in ApiKeys.load(path).clients
+    key = ApiKeys.add(path, client)
+    # Beside the key, which alone is on the standard output.
+    if before:
+        print(  # noqa: T201 - the command's own output
+            f"{client!r} had a key already, and it stays valid: this is one more. To end it, remove it from {path}",
+            file=sys.stderr,
+        )
+    print("The key is shown this once and kept nowhere: note it now.", file=sys.stderr)  # noqa: T201
     print(key)  # noqa: T201 - the only time it is shown
     return 0
 
@@ -160,7 +169,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _predictor(arguments: argparse.Namespace) -> PrivatePredictor:
-    verify = None if arguments.verify_key is None else Key.from_file(arguments.verify_key)
+    verify = None if arguments.verify_key is None else _verifying(arguments.verify_key)
     model = load_exported(arguments.folder, backend=arguments.backend, key=verify, threads=arguments.threads)
     key = None
     if arguments.key_file is not None:
@@ -181,6 +190,18 @@ def _predictor(arguments: argparse.Namespace) -> PrivatePredictor:
         ledger_path=arguments.ledger,
         key=key,
     )
+
+
+def _verifying(path: Path) -> Key:
+    if not path.exists():
+        raise ConfigurationError(
+            f"--verify-key {path}: there is no such file; give the key that the model was exported with (of a run of "
+            "the command it is the file keys/lightning-privacy.key)"
+        )
+    try:
+        return Key.from_file(path)
+    except (LightningPrivacyError, OSError) as error:
+        raise ConfigurationError(f"--verify-key {path}: {error}") from error
 
 
 def _check_exposure(arguments: argparse.Namespace) -> None:

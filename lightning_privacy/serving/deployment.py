@@ -28,7 +28,7 @@ from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.security.key_ring import KeyLike
 from lightning_privacy.serving.declared_data import DeclaredData
-from lightning_privacy.serving.export import export
+from lightning_privacy.serving.export import check_free, checked_formats, export
 from lightning_privacy.serving.manifest import Manifest
 
 __all__ = ["Deployment"]
@@ -50,7 +50,7 @@ class Deployment:
         key: Authenticates the manifest.
 
     Raises:
-        ConfigurationError: An argument is unknown.
+        ConfigurationError: An argument is unknown, or the folder is taken: before a training has cost anything.
     """
 
     def __init__(
@@ -64,8 +64,11 @@ class Deployment:
     ) -> None:
         if test_people is not None:
             one_of(("public", "held_out"), test_people=test_people)
+        if not isinstance(folder, str | Path):
+            raise ConfigurationError(f"folder must be a path to deploy to, got {folder!r}; deploy=none deploys nothing")
         self.folder = Path(folder)
-        self._formats = tuple(formats)
+        check_free(self.folder)
+        self._formats = checked_formats(formats, quantise)
         self._quantise = quantise
         self._test_people = test_people
         self._key = key
@@ -82,7 +85,8 @@ class Deployment:
 
         Args:
             model: As it was trained.
-            datamodule: With test data whose batches are inputs, labels and, by name, groups.
+            datamodule: With test data whose batches are inputs, labels and, by name, groups; where it has an attribute
+                ``input_range``, the smallest and the largest value of inputs by declaration, so has the manifest.
             ledger: Of the training; None when it was not private.
             metrics: Of the test, as a run logged them; left out where the people of the test are to be protected.
 
@@ -106,6 +110,7 @@ class Deployment:
             ledger=ledger,
             metrics=figures,
             roles=getattr(datamodule, "roles", None),
+            input_range=getattr(datamodule, "input_range", None),
             formats=self._formats,
             quantise=self._quantise,
             calibration=evaluate if self._quantise == "static" else None,

@@ -40,7 +40,7 @@ from lightning_privacy.serving._figures import columns_of, figures_of, plain
 from lightning_privacy.serving.declared_data import DeclaredData
 from lightning_privacy.serving.errors import ExportError
 from lightning_privacy.serving.exported_model import MANIFEST, Run, onnx_run, read_folder
-from lightning_privacy.serving.manifest import FILES, FileEntry, Manifest, ModelCard
+from lightning_privacy.serving.manifest import FILES, FileEntry, Manifest, ModelCard, declared_range
 from lightning_privacy.serving.privacy_statement import PrivacyStatement
 from lightning_privacy.serving.quantise import accuracy_of, agreement_of, int8_bytes, outputs_of
 
@@ -62,6 +62,7 @@ def export(
     metrics: Mapping[str, Any] | None = None,
     roles: Any = None,
     class_names: Sequence[str] | None = None,
+    input_range: Sequence[float] | None = None,
     formats: Sequence[str] = _FORMATS,
     quantise: str | None = None,
     calibration: DeclaredData | None = None,
@@ -82,6 +83,9 @@ def export(
             were released through the ledger.
         roles: Which columns were identifier, group, label and so on: ``Roles`` or a mapping of names.
         class_names: One for each output.
+        input_range: The smallest and the largest value of inputs on the scale the module was trained on, such as
+            ``(-1, 1)``, as a constant of the format and never as read off private data; requests far outside of it are
+            refused. None to leave it open.
         formats: Among ``"safetensors"``, ``"torch"`` and ``"onnx"``.
         quantise: ``"dynamic"`` or ``"static"`` for an int8 version of the ONNX file.
         calibration: Inputs that the ranges of ``"static"`` are taken from; public or held-out where there is a ledger.
@@ -98,8 +102,8 @@ def export(
         OSError: The folder can't be written; nothing is there then.
     """
     folder = Path(folder)
-    _check_free(folder)
-    formats = _checked_formats(formats, quantise)
+    check_free(folder)
+    formats = checked_formats(formats, quantise)
     if not isinstance(example_input, Tensor) or example_input.dim() < 2 or example_input.dtype not in _INPUT_TYPES:
         raise ConfigurationError(
             "example_input must be one tensor of shape (N, ...), a batch of inputs as the module takes them, in "
@@ -111,22 +115,21 @@ def export(
         if data is not None
     ]
     network = made.network_of(module)
-    kept = untrained_entries(network)
-    if kept and ledger is not None:
-        caveats.append(
-            f"Buffers and other states of the network ({', '.join(kept)}) are released as they stand; the guarantee "
-            "holds if they were not computed from private data."
-        )
-    statement = PrivacyStatement.of(ledger, caveats=tuple(each for each in caveats if each is not None))
     run = _run_of(network)
     card = _card(network, run, example_input, class_names)
+    if input_range is not None:
+        card = replace(card, input_range=declared_range(input_range))
     figures = figures_of(metrics)
 
+    kept = untrained_entries(network)
     contents: dict[str, bytes] = {}
     if "safetensors" in formats:
         contents["safetensors"] = made.weights_bytes(network)
     if "torch" in formats or "onnx" in formats:
         program = made.traced(network, example_input)
+        constants = made.constants_of(program, network)
+        kept |= constants
+        card = replace(card, tensors={**made.tensors_of(constants), **card.tensors})
         if "torch" in formats:
             contents["torch"] = made.program_bytes(program)
             _check_same(run, _run_of(program.module()), example_input, "torch.export")
@@ -142,6 +145,12 @@ def export(
         raise ConfigurationError("calibration is for quantise='static': leave it out, or quantise")
     if evaluate is not None and quantised is None:
         figures = {**(figures or {}), "evaluated": _evaluated(outputs_of(run, evaluate.inputs), evaluate)}
+    if kept and ledger is not None:
+        caveats.append(
+            f"Buffers and other states of the network ({', '.join(kept)}) are released as they stand; the guarantee "
+            "holds if they were not computed from private data."
+        )
+    statement = PrivacyStatement.of(ledger, caveats=tuple(each for each in caveats if each is not None))
     manifest = Manifest(
         model=card,
         privacy=replace(
@@ -160,12 +169,12 @@ def export(
     return manifest
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is there already: choose another folder, or remove it first")
 
 
-def _checked_formats(formats: Sequence[str], quantise: str | None) -> tuple[str, ...]:
+def checked_formats(formats: Sequence[str], quantise: str | None) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys([formats] if isinstance(formats, str) else formats))
     if not chosen or set(chosen) - set(_FORMATS):
         raise ConfigurationError(f"formats must be some of {', '.join(_FORMATS)}, got {formats!r}")
@@ -216,7 +225,7 @@ def _card(network: nn.Module, run: Run, example: Tensor, class_names: Sequence[s
         input_dtype=str(example.dtype).removeprefix("torch."),
         output_shape=tuple(outputs.shape[1:]),
         class_names=names,
-        tensors=made.tensors_of(network),
+        tensors=made.tensors_of(network.state_dict()),
     )
 
 
@@ -282,7 +291,7 @@ def _write(folder: Path, files: Mapping[str, bytes], key: KeyLike | None) -> Non
                 os.fsync(file.fileno())
         sync_folder(partial)
         read_folder(partial, key=key)
-        _check_free(folder)
+        check_free(folder)
         partial.rename(folder)
         sync_folder(folder.parent)
     finally:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,7 +61,7 @@ class ExportedModel:
             inputs: Shape and dtype as the manifest says.
 
         Raises:
-            RequestError: They have another shape, or a number that is not finite.
+            RequestError: They have another shape, a number that is not finite, or another scale.
         """
         return self._run(checked_inputs(inputs, self.manifest.model))
 
@@ -69,13 +70,15 @@ def checked_inputs(inputs: Tensor, card: ModelCard) -> Tensor:
     """Return inputs in the dtype of the model.
 
     Raises:
-        RequestError: There are none, they have another shape, or not all are finite or of the right kind.
+        RequestError: There are none, they have another shape, not all are finite or of the right kind, or one is far
+            outside of the range that was declared.
     """
     wanted = list(card.input_shape)
     if inputs.dim() != 1 + len(wanted) or list(inputs.shape[1:]) != wanted:
+        shape = ", ".join(["N", *map(str, wanted)])
         raise RequestError(
-            f"inputs must have shape [N, {', '.join(map(str, wanted))}], one {'x'.join(map(str, wanted))} example "
-            f"after the other, got {list(inputs.shape)}"
+            f"inputs must have shape [{shape}], one example of {numbers_text(card)} after the other, got "
+            f"{list(inputs.shape)}"
         )
     if len(inputs) == 0:
         raise RequestError("inputs must have at least one example, got none")
@@ -84,11 +87,34 @@ def checked_inputs(inputs: Tensor, card: ModelCard) -> Tensor:
         inputs = inputs.to(dtype)
         if not bool(inputs.isfinite().all()):
             raise RequestError(f"inputs must be finite numbers of {card.input_dtype}, got one that is not")
+        _check_scale(inputs, card)
         return inputs
     converted = inputs.to(dtype)
     if not bool((converted == inputs).all()):
         raise RequestError(f"inputs must be whole numbers of {card.input_dtype}, got one that is not")
+    _check_scale(converted, card)
     return converted
+
+
+def numbers_text(card: ModelCard) -> str:
+    """What an example is, such as "1x28x28 numbers"."""
+    shape = card.input_shape
+    return "1 number" if math.prod(shape) == 1 else f"{'x'.join(map(str, shape))} numbers"
+
+
+def _check_scale(inputs: Tensor, card: ModelCard) -> None:
+    """Refuse inputs on another scale than that of training, such as pixels up to 255 for a model of -1 to 1."""
+    if card.input_range is None or inputs.numel() == 0:
+        return
+    low, high = card.input_range
+    # As far outside as the range is wide: noise and shifts of one's own pass, another scale does not.
+    width = high - low
+    for value in (float(inputs.min()), float(inputs.max())):
+        if not low - width <= value <= high + width:
+            raise RequestError(
+                f"inputs must be on the scale the model was trained on, {low:g} to {high:g}, got {value:g}: scale them "
+                "as the batches of the training were"
+            )
 
 
 def load_exported(

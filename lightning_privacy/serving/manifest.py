@@ -26,16 +26,17 @@ import hashlib
 import hmac
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.security.key_ring import KeyLike, as_key_ring
 from lightning_privacy.serving._fields import Fields
 from lightning_privacy.serving.errors import ExportError
 from lightning_privacy.serving.privacy_statement import PrivacyStatement
 
-__all__ = ["FILES", "FileEntry", "Manifest", "ModelCard"]
+__all__ = ["FILES", "FileEntry", "Manifest", "ModelCard", "declared_range"]
 
 #: The format of each file there can be.
 FILES = {
@@ -49,7 +50,26 @@ _KIND = "lightning_privacy export"
 _SCHEMA = 1
 _LARGEST = 16 * 2**20
 _DEEPEST = 6
+_LARGEST_NUMBER = 1e300
 _PLACE = "manifest"
+
+
+def declared_range(values: Sequence[float]) -> tuple[float, float]:
+    """The smallest and the largest value of inputs, as floats.
+
+    Raises:
+        ConfigurationError: They are not two finite numbers, the smaller one first.
+    """
+    numbers = list(values) if isinstance(values, Sequence) else []
+    usable = [each for each in numbers if isinstance(each, int | float) and not isinstance(each, bool)]
+    if (
+        len(numbers) != 2
+        or len(usable) != 2
+        or not all(abs(each) <= _LARGEST_NUMBER for each in usable)
+        or not usable[0] < usable[1]
+    ):
+        raise ConfigurationError(f"input_range must be two finite numbers, the smaller one first, got {values!r:.80}")
+    return float(usable[0]), float(usable[1])
 
 
 @dataclass(frozen=True)
@@ -80,7 +100,9 @@ class ModelCard:
         input_dtype: Such as "float32".
         output_shape: Of one example, without the batch.
         class_names: One for each class, or None.
-        tensors: Shape and dtype of each parameter and buffer.
+        tensors: Shape and dtype of each parameter and buffer, and of each constant that the programs hold besides.
+        input_range: The smallest and the largest value that inputs have by declaration, None where none was declared.
+            It is never read off data.
     """
 
     architecture: str
@@ -89,6 +111,7 @@ class ModelCard:
     output_shape: tuple[int, ...]
     class_names: tuple[str, ...] | None
     tensors: Mapping[str, tuple[tuple[int, ...], str]]
+    input_range: tuple[float, float] | None = None
 
     @classmethod
     def _read(cls, fields: Fields) -> ModelCard:
@@ -108,6 +131,7 @@ class ModelCard:
             output_shape=fields.sizes("output_shape"),
             class_names=None if names is None else tuple(names),
             tensors=tensors,
+            input_range=_range(fields),
         )
         if card.class_names is not None and (len(card.class_names),) != card.output_shape:
             raise fields.wrong("class_names", f"one for each of the outputs {list(card.output_shape)}")
@@ -116,7 +140,8 @@ class ModelCard:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {
+        declared = {} if self.input_range is None else {"input_range": list(self.input_range)}
+        return declared | {
             "architecture": self.architecture,
             "input_shape": list(self.input_shape),
             "input_dtype": self.input_dtype,
@@ -260,6 +285,18 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not a number")
+
+
+def _range(fields: Fields) -> tuple[float, float] | None:
+    if "input_range" not in fields.names():
+        return None
+    value = fields.take("input_range")
+    if not isinstance(value, list):
+        raise fields.wrong("input_range", "a list of two numbers", value)
+    try:
+        return declared_range(value)
+    except ConfigurationError as error:
+        raise fields.wrong("input_range", "two finite numbers, the smaller one first", str(value)) from error
 
 
 def _roles(fields: Fields) -> dict[str, tuple[str, ...]]:

@@ -14,7 +14,7 @@ Example:
     ...     predictor(torch.rand(1, 4), client="clinic")
     Traceback (most recent call last):
         ...
-    lightning_privacy.errors.PrivacyBudgetExceeded: the budget of 'clinic' is spent: 1 more answers ...
+    lightning_privacy.errors.PrivacyBudgetExceeded: the budget of 'clinic' is spent: 1 more answer does not ...
     >>> answers.labels.shape
     torch.Size([2])
 """
@@ -201,8 +201,9 @@ class PrivatePredictor:
         limit = ", ".join(
             f"{name} {value:g}" for name, value in vars(self.limits).items() if value is not None
         )  # of the operator's choosing, and no secret
+        asked = "1 more answer does" if count == 1 else f"{count} more answers do"
         return PrivacyBudgetExceeded(
-            f"the budget of {client!r} is spent: {count} more answers do not fit in ({limit}), {remaining} would. "
+            f"the budget of {client!r} is spent: {asked} not fit in ({limit}), {remaining} would. "
             "Nothing was answered or charged"
         )
 

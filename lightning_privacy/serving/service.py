@@ -146,6 +146,7 @@ class _Service:
                 "architecture": card.architecture,
                 "input_shape": list(card.input_shape),
                 "input_dtype": card.input_dtype,
+                "input_range": None if card.input_range is None else list(card.input_range),
                 "class_names": None if card.class_names is None else list(card.class_names),
                 "epsilon": privacy.epsilon,
                 "delta": privacy.delta,

@@ -23,7 +23,7 @@ from lightning_privacy.accounting import (
     SelectionRelease,
 )
 from lightning_privacy.accounting.epsilon_text import epsilon_text
-from lightning_privacy.data import DigitsDataModule
+from lightning_privacy.data import DigitsDataModule, PersonaDataModule
 from lightning_privacy.errors import ConfigurationError, UnsupportedError
 from lightning_privacy.fairness import GroupSample
 from lightning_privacy.fairness.table import FairnessTable
@@ -31,6 +31,7 @@ from lightning_privacy.models import Classifier, PersonaNet
 from lightning_privacy.preparation.roles import Roles
 from lightning_privacy.security import Key, WrongKeyError
 from lightning_privacy.serving import DeclaredData, ExportError, export, load_exported
+from lightning_privacy.serving.deployment import Deployment
 from lightning_privacy.serving.privacy_statement import PrivacyStatement
 from lightning_privacy.serving.quantise import accuracy_of, int8_bytes
 
@@ -294,11 +295,15 @@ class _Stateful(nn.Linear):
         ({"metrics": {"source": "public", "x": object()}}, ConfigurationError, "numbers"),
         ({"roles": {"label": [3]}}, ConfigurationError, "roles"),
         ({"class_names": ["a"]}, ConfigurationError, "class_names"),
+        ({"input_range": [1, -1]}, ConfigurationError, "input_range"),
+        ({"input_range": 3.0}, ConfigurationError, "input_range"),
+        ({"input_range": [0, float("inf")]}, ConfigurationError, "input_range"),
         ({"calibration": DeclaredData(torch.rand(2, 4), source="public")}, ConfigurationError, "calibration"),
     ],
     ids=[
         "no module", "random", "branches", "extra state", "no batch", "wrong shape", "format", "no format",
-        "int8 of what", "empty ledger", "no ledger", "unsourced", "object", "roles", "names", "idle calibration",
+        "int8 of what", "empty ledger", "no ledger", "unsourced", "object", "roles", "names", "range",
+        "one number", "no end", "idle calibration",
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_named_and_nothing_is_written(tmp_path, small_network, arguments, error, named):
@@ -372,3 +377,23 @@ def test_a_key_authenticates_the_whole(tmp_path, small_network):
 def test_without_protection_of_a_key_a_forged_manifest_is_refused_by_who_has_one(public_export):
     with pytest.raises(ExportError, match="sealed without this key"):
         load_exported(public_export, key=bytes(32))
+
+
+def test_the_range_of_inputs_is_the_one_that_was_declared(tmp_path, small_network):
+    """Never that of the example, whose values are not looked at."""
+    example = torch.full((3, 4), 0.7)
+    left_out = export(small_network, tmp_path / "a", example_input=example, formats=["torch"])
+    assert left_out.model.input_range is None
+    assert "input_range" not in (tmp_path / "a" / "manifest.json").read_text()
+    export(small_network, tmp_path / "b", example_input=example, input_range=(-1, 1), formats=["torch"])
+    assert load_exported(tmp_path / "b").manifest.model.input_range == (-1.0, 1.0)
+
+
+def test_a_deployment_declares_what_its_data_module_does(tmp_path):
+    datamodule = DigitsDataModule()
+    assert float(datamodule.splits.test.tensors[0].min()) >= -1
+    assert float(datamodule.splits.test.tensors[0].max()) <= 1
+    model = Classifier(PersonaNet(), num_classes=10, optimizer=torch.optim.Adam)
+    deployment = Deployment(tmp_path / "m", formats=["safetensors"], quantise=None)
+    assert deployment.deploy(model, datamodule).model.input_range == (-1.0, 1.0)
+    assert PersonaDataModule.input_range == (-1.0, 1.0)

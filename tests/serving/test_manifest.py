@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from lightning_privacy.errors import ConfigurationError, LightningPrivacyError
 from lightning_privacy.security import TamperedError
 from lightning_privacy.serving import ExportError, Manifest, RequestError, load_exported
-from lightning_privacy.serving.manifest import FILES
+from lightning_privacy.serving.exported_model import checked_inputs
+from lightning_privacy.serving.manifest import FILES, ModelCard
 
 
 @pytest.fixture
@@ -102,13 +103,16 @@ def _changed(*path, value):
         (_changed("model", "input_dtype", value="object"), "input_dtype"),
         (_changed("model", "class_names", value=["a"]), "class_names"),
         (_changed("model", "tensors", "0.bias", value=[]), "0.bias"),
+        (_changed("model", "input_range", value=[1.0, -1.0]), "input_range"),
+        (_changed("model", "input_range", value=[0, 10**400]), "input_range"),
+        (_changed("model", "input_range", value=None), "input_range"),
         (_changed("roles", "label", value="kind"), "label"),
         (_changed("metrics", value={"a": {"b": {"c": {"d": {"e": {"f": {}}}}}}}), "nested"),
         (_changed("metrics", value={"a": [1]}), "metrics"),
     ],
     ids=[
         "newer", "older", "kind", "no epsilon", "negative", "null", "contradiction", "superfluous", "path", "hash",
-        "size", "dtype", "names", "tensor", "roles", "deep", "list",
+        "size", "dtype", "names", "tensor", "range", "huge", "null range", "roles", "deep", "list",
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_named_even_with_a_digest_that_fits(folder, change, named):
@@ -202,6 +206,29 @@ def test_any_bytes_put_into_a_file_of_the_folder(folder, name, content, cut):
 def test_inputs_that_do_not_fit_are_named(small_export, inputs, named):
     with pytest.raises(RequestError, match=named):
         load_exported(small_export)(inputs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [((3,), r"\[N, 3\], one example of 3 numbers after"), ((1, 28, 28), "one example of 1x28x28 numbers"),
+     ((1,), r"\[N, 1\], one example of 1 number after"), ((), r"\[N\], one example of 1 number after")],
+)  # fmt: skip
+def test_the_shape_of_an_example_is_told_in_words(shape, said):
+    with pytest.raises(RequestError, match=said):
+        checked_inputs(torch.zeros(2, 7, 7, 7, 7), ModelCard("Net", shape, "float32", (4,), None, {}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+def test_inputs_on_another_scale_than_the_declared_one_are_refused(dtype):
+    """Pixels up to 255 where the training had -1 to 1; a little outside is somebody's own affair."""
+    card = ModelCard("Net", (2,), dtype, (4,), None, {}, input_range=(-1.0, 1.0))
+    for inside in (-3, -1, 0, 1, 3):
+        assert len(checked_inputs(torch.tensor([[0, inside]]), card)) == 1
+    for outside in (-4, 4, 255):
+        with pytest.raises(RequestError, match=rf"-1 to 1, got {outside}: scale them"):
+            checked_inputs(torch.tensor([[0, outside]]), card)
+    undeclared = ModelCard("Net", (2,), dtype, (4,), None, {})
+    assert len(checked_inputs(torch.tensor([[0, 255]]), undeclared)) == 1
 
 
 def test_a_backend_that_is_not_there_is_named(small_export, public_export):

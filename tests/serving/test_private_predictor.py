@@ -48,6 +48,9 @@ def test_a_budget_is_for_rows_and_for_each_client(small_network, path):
     with pytest.raises(PrivacyBudgetExceeded, match=r"budget of 'a' is spent: 2 more .* \(budget 2\), 1 would"):
         predictor(torch.zeros(2, 4), client="a")
     assert predictor.remaining("a") == 1
+    predictor(torch.zeros(1, 4), client="a")
+    with pytest.raises(PrivacyBudgetExceeded, match=r"1 more answer does not fit in \(budget 2\), 0 would"):
+        predictor(torch.zeros(1, 4), client="a")
     assert len(predictor(torch.zeros(4, 4), client="b")) == 4
     assert _noisy(small_network, path).remaining("b") == 0
 

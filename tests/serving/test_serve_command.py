@@ -193,8 +193,22 @@ def test_a_sealed_export_is_served_with_its_key_until_an_interrupt(small_network
 def test_a_key_is_made_for_a_client(tmp_path, capsys):
     path = tmp_path / "clients.json"
     assert serve_command(["--api-keys", str(path), "--add-client", "clinic"]) == 0
-    key = capsys.readouterr().out.strip()
+    said = capsys.readouterr()
+    key = said.out.strip()
     assert ApiKeys.load(path).client_of(key) == "clinic"
+    assert "shown this once" in said.err
+    assert "already" not in said.err
+
+
+def test_a_further_key_of_a_client_is_told_as_one(tmp_path, capsys):
+    path = tmp_path / "clients.json"
+    keys = []
+    for client in ("clinic", "other", "clinic"):
+        assert serve_command(["--api-keys", str(path), "--add-client", client]) == 0
+        said = capsys.readouterr()
+        keys.append(said.out.strip())
+    assert "'clinic' had a key already, and it stays valid" in said.err
+    assert [ApiKeys.load(path).client_of(key) for key in keys] == ["clinic", "other", "clinic"]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +232,7 @@ def test_a_key_is_made_for_a_client(tmp_path, capsys):
         (["{model}", "--no-auth", "--mode", "noisy_argmax"], 1, "epsilon"),
         (["{model}", "--no-auth", "--mode", "noisy_argmax", "--epsilon", "1", "--budget", "5"], 1, "ledger_path"),
         (["{model}", "--no-auth", "--backend", "onnx"], 1, "backend"),
-        (["{model}", "--no-auth", "--verify-key", "{tmp}/x"], 1, "No such file"),
+        (["{model}", "--no-auth", "--verify-key", "{tmp}/x"], 1, "x: there is no such file"),
     ],
     ids=[
         "nothing", "mode", "no file", "who", "both", "no keys", "no model", "exposed", "plain", "half tls", "no tls",

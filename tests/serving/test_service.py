@@ -21,6 +21,7 @@ from lightning_privacy.serving import (
     RequestError,
     ServiceLimits,
     create_app,
+    export,
     load_exported,
 )
 from lightning_privacy.serving._page import PAGE
@@ -74,6 +75,25 @@ def test_answers_budget_and_refusal(service, keys):
     assert service.get("/v1/budget", headers=school).json()["remaining"] == 4
 
 
+def test_the_scale_is_told_and_another_one_is_refused_and_not_charged(small_network, tmp_path):
+    folder = tmp_path / "scaled"
+    export(small_network, folder, example_input=torch.zeros(1, 4), input_range=(-1, 1), formats=["torch"])
+    predictor = PrivatePredictor(
+        load_exported(folder), mode="noisy_argmax", epsilon=0.5, budget=2.0,
+        ledger_path=tmp_path / "answers.db", key=bytes(32),
+    )  # fmt: skip
+    with TestClient(create_app(predictor, api_keys=None)) as client:
+        assert client.get("/v1/model").json()["input_range"] == [-1.0, 1.0]
+        name, message = _error(client.post("/v1/predict", json={"inputs": [[0, 255, 0, 0]]}), 400)
+        assert name == "RequestError"
+        assert "scale the model was trained on, -1 to 1, got 255" in message
+        binary = client.post(
+            "/v1/predict", content=np.full((1, 4), 255, "<f4").tobytes(), headers={"content-type": BINARY}
+        )
+        assert _error(binary, 400)[1] == message
+        assert client.get("/v1/budget").json()["remaining"] == 4
+
+
 def test_binary_inputs_are_answered(service):
     body = np.ones((2, 4), "<f4").tobytes()
     response = service.post("/v1/predict", content=body, headers={"content-type": BINARY})
@@ -109,6 +129,7 @@ def test_the_model_tells_what_it_guarantees(service):
     told = service.get("/v1/model").json()
     assert (told["input_shape"], told["mode"], told["unit"]) == ([4], "noisy_scores", "person")
     assert "epsilon 0.5 with delta 0" in told["guarantee"]
+    assert told["input_range"] is None
 
 
 @pytest.mark.parametrize(
