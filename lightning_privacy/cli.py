@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -26,32 +25,30 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from torch.utils.data import DataLoader
 
 import lightning_privacy.strategies  # noqa: F401 - makes trainer.strategy=federated known
 from lightning_privacy._lightning import (
     Callback,
     LightningDataModule,
-    LightningModule,
     Trainer,
     pl,
-    seed_everything,
 )
+from lightning_privacy._text_file import write_text
+from lightning_privacy._written_config import config_text
 from lightning_privacy.accounting import PrivacyLedger
-from lightning_privacy.callbacks import GroupFairness
 from lightning_privacy.callbacks.classification_tally import ClassificationTally
-from lightning_privacy.callbacks.progress import make_progress
 from lightning_privacy.callbacks.run_privacy import federation_of, final_ledger_of, ledger_of, privacy_of
-from lightning_privacy.data import AugmentationDataModule
-from lightning_privacy.errors import CheckpointError, ConfigurationError
-from lightning_privacy.report import Guarantee, Outcome, RunSummary
+from lightning_privacy.errors import ConfigurationError
+from lightning_privacy.report import Guarantee, RunSummary
 from lightning_privacy.report.earlier_run import put_aside
 from lightning_privacy.report.earlier_weights import WEIGHTS
 from lightning_privacy.report.environment import write_environment
 from lightning_privacy.report.interruption import interruption
+from lightning_privacy.report.ledger_keeper import LedgerKeeper
+from lightning_privacy.report.measured_training import train_and_test, train_for_comparison, wants_comparison
 from lightning_privacy.report.run_files import finish_run, keep_ledger
 from lightning_privacy.report.sweep_end import sweep_failed
 from lightning_privacy.report.terminal import EXPLAINED, explain, explained, hush, hydra_raises
@@ -59,15 +56,13 @@ from lightning_privacy.sweeps import run_figures
 from lightning_privacy.sweeps.plugins import register_sweepers
 from lightning_privacy.sweeps.run_account import account_for_run
 from lightning_privacy.sweeps.run_child import serve_run
-from lightning_privacy.sweeps.run_process import run_in_process
+from lightning_privacy.sweeps.run_process import run_in_process, task_overrides
 
 if TYPE_CHECKING:
     from lightning_privacy.serving.deployment import Deployment
 
 __all__ = ["main", "run"]
 
-# compare_nonprivate=null trains the network a second time up to this many training examples.
-_COMPARE_UP_TO = 10_000
 # Commands that compose no config; each takes its arguments and returns the exit status.
 _COMMANDS = {
     "report": "lightning_privacy.report.command:report_command",
@@ -99,12 +94,13 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
         aside = put_aside(folder, checkpoint=config.ckpt_path, inputs=named)
         if aside is not None:
             console.print(f"What an earlier run left in this folder is now in {aside}", markup=False, soft_wrap=True)
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    write_text(folder / "config.yaml", config_text(config))
     write_environment(folder, _arguments())
     datamodule: LightningDataModule = instantiate(config.data)
     callbacks: list[Callback] = _instances(config.callbacks)
+    deployment: Deployment | None = None if config.deploy is None else instantiate(config.deploy)
     loggers = _instances(config.logger) or False
-    watched = [*callbacks, ClassificationTally(folder)]
+    watched = [*callbacks, ClassificationTally(folder), LedgerKeeper(folder)]
     trainer: Trainer = instantiate(config.trainer, callbacks=watched, logger=loggers)
     privacy, federation = privacy_of(trainer), federation_of(trainer)
     account_for_run(trainer, datamodule, ledger_of(trainer))
@@ -120,19 +116,19 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
     else:
         console.print("Training without differential privacy")
     try:
-        model, outcome = _train(config, trainer, datamodule, ckpt_path=config.ckpt_path)
+        model, outcome = train_and_test(config, trainer, datamodule)
     except BaseException as error:
         # What was spent was spent, whatever becomes of the run.
         keep_ledger(folder, final_ledger_of(trainer))
         if isinstance(error, SystemExit):  # which Lightning makes of signals
             if trainer.is_global_zero:
-                said = interruption(folder, trainer.global_step, final_ledger_of(trainer))
+                said = interruption(folder, trainer.global_step, final_ledger_of(trainer), sys.argv[1:])
                 print(f"error: {said}", file=sys.stderr)  # noqa: T201 - the command's own output
             if isinstance(error, pl.utilities.exceptions.SIGTERMException):  # its exit status would be that of success
                 raise SystemExit(128 + signal.SIGTERM) from error
         raise
     ledger = final_ledger_of(trainer)
-    if privacy is not None and (getattr(datamodule, "max_records_per_person", None) or 1) > 1:
+    if privacy is not None and (getattr(datamodule, "most_records_charged", None) or 1) > 1:
         # What epsilon is for a person in several records, now that all of it is spent.
         of_person = datamodule.guarantee(privacy.ledger)  # type: ignore[attr-defined] # of those that have the other
         if of_person is not None:
@@ -141,24 +137,24 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
         keep_ledger(folder, ledger)  # before what may still fail: the export, the network for comparison
     classes = [] if privacy is None else privacy.cell_costs()
     guarantee = None if ledger is None else Guarantee.of(ledger, classes)
-    if config.deploy is not None and trainer.is_global_zero:
+    not_exported: Exception | None = None
+    if deployment is not None and trainer.is_global_zero:
         console.print("Exporting the model")
-        deployment: Deployment = instantiate(config.deploy)
-        deployment.deploy(model, datamodule, ledger=ledger, metrics=outcome.test)
+        try:
+            deployment.deploy(model, datamodule, ledger=ledger, metrics=outcome.test)
+        except EXPLAINED as error:  # raised below, when what the training came to has been written and told
+            not_exported = error
     twin = None
-    if privacy is not None and _wants_comparison(config, datamodule):
+    if privacy is not None and wants_comparison(config, datamodule):
         console.print("Training the same network without privacy, for comparison")
-        shown = trainer.progress_bar_callback is not None
-        onlookers = [*_onlookers(config), *([make_progress()] if shown else [])]
-        watching = _plain_trainer(config, callbacks=onlookers, enable_progress_bar=shown)
-        _, twin = _train(config, watching, datamodule, ckpt_path=None)
+        twin = train_for_comparison(config, datamodule, progress=trainer.progress_bar_callback is not None)
     released: PrivacyLedger | None = getattr(datamodule, "ledger", None) if ledger is None else None
     summary = RunSummary(
         outcome,
         guarantee,
         twin,
         data_releases=None if released is None else Guarantee.of(released),
-        artefacts=_artefacts(config, datamodule),
+        artefacts=_artefacts(config, datamodule, deployment if not_exported is None else None),
     )
     summary.write(folder)
     if trainer.is_global_zero:
@@ -168,6 +164,9 @@ def run(config: DictConfig, folder: Path, console: Console) -> RunSummary:
         )
         if page is not None:
             summary = replace(summary, artefacts={**summary.artefacts, "Report": str(page)})
+    if not_exported is not None:
+        _tell(console, summary, folder)
+        raise not_exported
     return summary
 
 
@@ -199,8 +198,8 @@ def _note_checkpoints(trainer: Trainer, names: list[str]) -> None:
 
 
 def _arguments() -> list[str]:
-    """What of the config was set for this run, by the command line or a sweep."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    """What of the config was set for this run, by the command line or a sweep, as it was written."""
+    return task_overrides(HydraConfig.get()) if HydraConfig.initialized() else []
 
 
 def _instances(group: Mapping[str, Any]) -> list[Any]:
@@ -217,83 +216,15 @@ def _share_ledger(datamodule: LightningDataModule, ledger: PrivacyLedger) -> Non
         datamodule.ledger = ledger  # type: ignore[attr-defined] # of those that have the attribute
 
 
-def _artefacts(config: DictConfig, datamodule: LightningDataModule) -> dict[str, str]:
+def _artefacts(config: DictConfig, datamodule: LightningDataModule, deployment: Deployment | None) -> dict[str, str]:
     """What a run left beside its folder's usual content, by what it is."""
     found = {f"Encrypted {name}": str(path) for name, path in getattr(datamodule, "artefacts", {}).items()}
     key = (OmegaConf.select(config, "security.key") or {}).get("path")
     if key is not None:
         found["Key of what is encrypted"] = str(key)
-    if config.deploy is not None:
-        found["Model to deploy"] = str(config.deploy.folder)
+    if deployment is not None:
+        found["Model to deploy"] = str(deployment.folder)
     return found
-
-
-def _onlookers(config: DictConfig) -> list[Callback]:
-    """Fairness callbacks like those of the run that show and write nothing, for the network trained for comparison."""
-    entries = [entry for entry in config.callbacks.values() if entry is not None]
-    return [
-        instantiate(entry, show=False, write=False)
-        for entry in entries
-        if get_object(entry["_target_"]) is GroupFairness and entry.get("private_epsilon") is None
-    ]
-
-
-def _plain_trainer(config: DictConfig, **settings: Any) -> Trainer:
-    """A trainer of the config that writes nothing and has no callbacks of its own."""
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer: Trainer = instantiate(config.trainer, **{**quiet, **settings})
-    return trainer
-
-
-def _check_test(model: LightningModule) -> None:
-    """Refuse before training, which may cost all of the budget, what would end the run after it."""
-    if type(model).test_step is LightningModule.test_step:
-        raise ConfigurationError(
-            f"{type(model).__name__} has no test_step, and every run ends with a test of what it has trained: give it "
-            "one that logs the figures to report, such as self.log('test/acc', accuracy)"
-        )
-
-
-def _train(
-    config: DictConfig, trainer: Trainer, datamodule: LightningDataModule, *, ckpt_path: str | None
-) -> tuple[LightningModule, Outcome]:
-    if config.seed is not None:
-        seed_everything(config.seed, workers=True, verbose=False)
-    model: LightningModule = instantiate(config.model)
-    _check_test(model)
-    start = time.perf_counter()
-    try:
-        trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
-    except RuntimeError as error:
-        if ckpt_path is not None and "loading state_dict" in str(error):
-            mismatch = " ".join(str(error).split()).split(". ")[0]
-            raise CheckpointError(
-                f"the checkpoint {ckpt_path} is of another model ({mismatch}): choose its model with model=..., "
-                "or start anew without ckpt_path"
-            ) from error
-        raise
-    seconds = time.perf_counter() - start
-    test = trainer.test(model, datamodule=datamodule, verbose=False)
-    # A second pass over the training data with the final weights, by a trainer that logs nothing: in the
-    # metrics file "test/acc" is the test's alone. Images as they are, like those of the test.
-    plain = datamodule
-    while isinstance(plain, AugmentationDataModule):
-        plain = plain.datamodule
-    loader: Any = plain.train_dataloader()
-    ordered: DataLoader[Any] = DataLoader(loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
-    train = _plain_trainer(config).test(model, dataloaders=ordered, verbose=False)
-    return model, Outcome(trainer.global_step, seconds, train=_unprefixed(train), test=_unprefixed(test))
-
-
-def _unprefixed(results: list[Mapping[str, float]]) -> dict[str, float]:
-    return {name.removeprefix("test/"): float(value) for result in results for name, value in result.items()}
-
-
-def _wants_comparison(config: DictConfig, datamodule: LightningDataModule) -> bool:
-    if config.compare_nonprivate is not None:
-        return bool(config.compare_nonprivate)
-    loader: Any = datamodule.train_dataloader()
-    return len(loader.dataset) <= _COMPARE_UP_TO
 
 
 def _job(config: DictConfig) -> dict[str, Any] | None:
@@ -323,6 +254,11 @@ def _train_and_tell(config: DictConfig) -> RunSummary:
     console = Console(highlight=False, quiet=pl.utilities.rank_zero.rank_zero_only.rank != 0)  # type: ignore[attr-defined]
     console.print(f"Run folder: {folder}", soft_wrap=True)
     summary = run(config, folder, console)
+    _tell(console, summary, folder)
+    return summary
+
+
+def _tell(console: Console, summary: RunSummary, folder: Path) -> None:
     console.print()
     console.print(summary.table())
     for note in summary.notes():
@@ -330,7 +266,6 @@ def _train_and_tell(config: DictConfig) -> RunSummary:
     console.print(f"Config, metrics, checkpoints and summary: {folder}", soft_wrap=True)
     for what, path in summary.artefacts.items():
         console.print(f"{what}: {path}", markup=False, soft_wrap=True)
-    return summary
 
 
 def main() -> NoReturn:

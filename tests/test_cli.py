@@ -93,6 +93,7 @@ def calls(tmp_path_factory) -> dict[str, Call]:
         "other model": [last, "model=papernot_cnn"],
         "full disk": ["hydra.run.dir=run", *_SHORT, "compare_nonprivate=false"],
         "no folder": [f"hydra.run.dir={base}/file/run"],
+        "null group": ["experiment=persona", "deploy=null"],
         "trace": ["callbacks.privacy.epsilon=-1"],
         "keys": ["--cfg", "job"],
     }
@@ -265,6 +266,20 @@ def test_p32_each_run_of_a_sweep_says_that_the_sweep_costs_more(calls):
         assert SWEEP_CAVEAT in summary["guarantee"]["caveats"]
         assert f"* {SWEEP_CAVEAT}" in " ".join((sweep / job / "summary.txt").read_text().split())
     assert calls["sweep"].out.count(SWEEP_CAVEAT) >= 2
+
+
+def test_p32_a_sweep_ends_with_its_runs_and_what_they_cost_together(calls):
+    end = calls["sweep"].out.rpartition("Sweep sweep_")[2]
+    runs = [[cell.strip() for cell in line.split("│")[:2]] for line in end.splitlines()[3:5]]
+    assert runs == [["0", "2"], ["1", "4"]]
+    assert "Epsilon of the sweep as a whole: " in end
+    assert "Report of the sweep: " in end
+
+
+def test_a_group_that_is_set_to_null_has_a_message(calls):
+    assert calls["null group"].code == 1
+    assert calls["null group"].err.startswith("error: a group of the config can't be set to null")
+    assert "Traceback" not in calls["null group"].err
     assert SWEEP_CAVEAT not in calls["private"].out
 
 

@@ -9,6 +9,8 @@ Example:
     '2.9995'
     >>> lower_bound_text(0.6768)
     '0.676'
+    >>> replacement_text(0.3, 1e-5)
+    'never more than epsilon 0.600 at delta 2.35e-05'
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from __future__ import annotations
 import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
-__all__ = ["epsilon_text", "lower_bound_text"]
+__all__ = ["epsilon_text", "lower_bound_text", "replacement_text"]
 
 _PLACES = 3
 # From here on that many places say enough; below, that many digits are shown.
 _SMALL = 0.01
 # More than any float has before and after its point together.
 _CONTEXT = Context(prec=800)
+_DELTA = Context(prec=3, rounding=ROUND_CEILING)
+_LARGEST_EXPONENT = 700.0
 
 
 def epsilon_text(value: float, *, budget: float | None = None) -> str:
@@ -58,6 +62,26 @@ def lower_bound_text(value: float) -> str:
     if not math.isfinite(value):
         return "infinite"
     return "0" if value == 0 else f"{_rounded(value, ROUND_FLOOR):f}"
+
+
+def replacement_text(epsilon: float, delta: float) -> str:
+    """What is always true for the replacement of a record by any other, from the figure for a null record.
+
+    One record is replaced by the null record, and that by the other. Two such steps, each (epsilon, delta), are
+    ``(2 epsilon, (1 + e^epsilon) delta)`` together (Vadhan, "The Complexity of Differential Privacy", 2017, Lemma 2.2).
+
+    Args:
+        epsilon: For the replacement by a null record, or of one.
+        delta: Of that epsilon.
+
+    Returns:
+        Text that goes on with a sentence about the figure; ``"not bounded"`` where delta would be 1.
+    """
+    larger = delta * (1.0 + math.exp(epsilon)) if epsilon < _LARGEST_EXPONENT else math.inf
+    if not larger < 1.0:
+        return "not bounded"
+    shown = float(_DELTA.create_decimal(repr(larger)))
+    return f"never more than epsilon {epsilon_text(2.0 * epsilon)} at delta {shown:g}"
 
 
 def _rounded(value: float, how: str) -> Decimal:

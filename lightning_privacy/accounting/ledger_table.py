@@ -16,7 +16,7 @@ from functools import cached_property
 
 from dp_accounting.privacy_accountant import NeighboringRelation
 
-from lightning_privacy.accounting.epsilon_text import epsilon_text
+from lightning_privacy.accounting.epsilon_text import epsilon_text, replacement_text
 from lightning_privacy.accounting.pld import exact_epsilon
 from lightning_privacy.accounting.releases import Release
 from lightning_privacy.errors import UnsupportedError
@@ -126,6 +126,7 @@ class LedgerTable:
             return f"If one {self.unit} is replaced by any other {self.unit}: epsilon {epsilon_text(self.replace_one)}."
         kinds = sorted({release.label for release, _ in self.groups if release.kind in _ZERO_OUT_ONLY})
         return (
-            f"If one {self.unit} is replaced by any other {self.unit}: not stated, because "
-            f"{', '.join(kinds) or 'a release'} {'do' if len(kinds) > 1 else 'does'} not compose under that relation."
+            f"If one {self.unit} is replaced by any other {self.unit}: {replacement_text(self.epsilon, self.delta)}, "
+            f"counted as two replacements, by an empty one and of it; the exact figure is not known for "
+            f"{', '.join(kinds) or 'what was released'}."
         )

@@ -19,7 +19,7 @@ from lightning_privacy.report._values import mapping, mappings, number, text, te
 from lightning_privacy.report.ledger_file import ledger_of, ledger_values
 from lightning_privacy.report.run_journals import charge_journals
 from lightning_privacy.report.run_record import RunRecord
-from lightning_privacy.report.sentences import Promise, contradicts, pitfall_of, voids
+from lightning_privacy.report.sentences import Promise, contradicts, pitfall_of, several_records, voids
 
 __all__ = ["contradicted", "guarantee_data", "unconfirmed"]
 
@@ -111,7 +111,7 @@ def guarantee_data(record: RunRecord, missing: list[str]) -> dict[str, Any]:
     }
     if delta is None or unit is None or not 0 < delta < 1:
         found["status"] = "unknown" if found["status"] in _CLAIMS else found["status"]
-    found |= _sentences(found)
+    found |= _sentences(found, _records_per_person(values, caveats))
     return contradicted(found) if disproved and found["status"] in _CLAIMS else found
 
 
@@ -243,7 +243,12 @@ def _release(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sentences(found: Mapping[str, Any]) -> dict[str, Any]:
+def _records_per_person(values: Mapping[str, Any], caveats: list[str]) -> int | None:
+    """Records of a person, in all that was released; None where that is not known, or a caveat says otherwise."""
+    return None if any(map(several_records, caveats)) else whole(values.get("records_per_person"))
+
+
+def _sentences(found: Mapping[str, Any], records_per_person: int | None = None) -> dict[str, Any]:
     if found["status"] not in ("private", "data"):
         return {"precise": None, "plain": _PLAIN[found["status"]], "covered": [], "not_covered": []}
     promise = Promise(
@@ -252,6 +257,7 @@ def _sentences(found: Mapping[str, Any]) -> dict[str, Any]:
         unit=found["unit"],
         replace_one_epsilon=found["replace_one_epsilon"],
         covers="data" if found["status"] == "data" else "training",
+        records_per_person=records_per_person,
     )
     return {
         "precise": promise.precise(),

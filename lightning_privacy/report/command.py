@@ -17,8 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_privacy.errors import LightningPrivacyError
+from lightning_privacy.errors import ConfigurationError, LightningPrivacyError
 from lightning_privacy.report.make_report import make_report, report_schema
+from lightning_privacy.report.run_journals import journal_files
+from lightning_privacy.report.run_record import RunRecord
+from lightning_privacy.report.sweep_record import SweepRecord
 
 __all__ = ["report_command"]
 
@@ -50,6 +53,7 @@ def report_command(argv: Sequence[str]) -> int:
         print(json.dumps(report_schema(), indent=2))  # noqa: T201 - the command's own output
         return 0
     try:
+        _refuse_other(arguments.folder)
         made = make_report(arguments.folder, into=arguments.into)
     except (LightningPrivacyError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201 - the command's own output
@@ -62,3 +66,19 @@ def report_command(argv: Sequence[str]) -> int:
         print("error: an audit contradicts the guarantee of this run; see the report", file=sys.stderr)  # noqa: T201
         return 3
     return 0
+
+
+def _refuse_other(folder: Path) -> None:
+    """Refuse a folder that no run has written to: its page would look as if a run had left nothing.
+
+    Raises:
+        ConfigurationError: It is none, or that of a sweep.
+    """
+    if not RunRecord.read(folder).empty or journal_files(folder):
+        return
+    if SweepRecord.read(folder).entries:
+        raise ConfigurationError(f"{folder} is the folder of a sweep: lightning-privacy sweep-report {folder}")
+    raise ConfigurationError(
+        f"{folder} holds nothing that a run leaves (config.yaml, summary.json, ledger.json, metrics/metrics.csv): name "
+        "the folder that the run told at its start"
+    )

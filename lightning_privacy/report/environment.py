@@ -12,7 +12,6 @@ import datetime as dt
 import json
 import os
 import platform
-import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,11 +21,11 @@ import torch
 
 from lightning_privacy._text_file import write_text
 from lightning_privacy.report._version import package_version
+from lightning_privacy.report.hidden import hidden_argument
 
-__all__ = ["ENVIRONMENT_FILE", "LEFT_OUT", "environment_values", "is_secret", "without_home", "write_environment"]
+__all__ = ["ENVIRONMENT_FILE", "environment_values", "write_environment"]
 
 ENVIRONMENT_FILE = "environment.json"
-LEFT_OUT = "(left out)"
 VERSION = 1
 _PACKAGES = (
     "torch",
@@ -38,7 +37,6 @@ _PACKAGES = (
     "numpy",
     "hydra-core",
 )
-_SECRET = re.compile(r"(^|_)(key|keys|token|password|passwd|secret|secrets|credentials?)$", re.IGNORECASE)
 _CPU = Path("/proc/cpuinfo")
 
 
@@ -52,7 +50,7 @@ def environment_values(command: Sequence[str]) -> dict[str, Any]:
         "version": VERSION,
         "lightning_privacy": package_version(),
         "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "command": ["lightning-privacy", *map(_shown, command)],
+        "command": ["lightning-privacy", *map(hidden_argument, command)],
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {name: found for name in _PACKAGES if (found := _installed(name)) is not None},
@@ -74,24 +72,6 @@ def write_environment(folder: Path, command: Sequence[str]) -> None:
         OSError: It can't be written.
     """
     write_text(folder / ENVIRONMENT_FILE, json.dumps(environment_values(command), indent=2) + "\n")
-
-
-def without_home(text: str) -> str:
-    """A text with ``~`` for the path of the home folder."""
-    home = str(Path.home())
-    return text if home in ("/", "") else re.sub(rf"{re.escape(home)}(?=$|[/\s'\",:\]}}])", "~", text)
-
-
-def is_secret(name: str) -> bool:
-    """Whether a value of this name is none to show."""
-    return _SECRET.search(name) is not None
-
-
-def _shown(argument: str) -> str:
-    name, equals, _ = argument.partition("=")
-    if equals and is_secret(re.split(r"[.@/+~]", name)[-1]):
-        return f"{name}={LEFT_OUT}"
-    return without_home(argument)
 
 
 def _installed(name: str) -> str | None:

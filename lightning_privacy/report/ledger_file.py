@@ -33,7 +33,12 @@ VERSION = 1
 
 
 def ledger_values(
-    ledger: PrivacyLedger, *, classes: Sequence[CellCost] = (), covers: str = "training", complete: bool = True
+    ledger: PrivacyLedger,
+    *,
+    classes: Sequence[CellCost] = (),
+    covers: str = "training",
+    complete: bool = True,
+    records_per_person: int | None = None,
 ) -> dict[str, Any]:
     """A ledger as plain values that JSON has; an infinite epsilon is ``None`` beside ``"private": False``.
 
@@ -42,6 +47,7 @@ def ledger_values(
         classes: What the run costs the examples of single classes.
         covers: ``"training"``, or ``"data"`` where only the preparation of the data was charged.
         complete: Whether the run came to its end.
+        records_per_person: The most records of a person in all that was charged; None where nobody knows.
     """
     table = LedgerTable(
         history=ledger.history, delta=ledger.delta, budget=ledger.budget, unit=ledger.unit, caveats=ledger.caveats
@@ -56,6 +62,7 @@ def ledger_values(
         "delta": ledger.delta,
         "budget": ledger.budget,
         "unit": ledger.unit,
+        "records_per_person": records_per_person,
         "adjacency": "zero-out",
         "replace_one_epsilon": _finite(table.replace_one) if private else None,
         "releases": [
@@ -75,7 +82,7 @@ def ledger_values(
     }
 
 
-def write_ledger(folder: Path, ledger: PrivacyLedger, **about: Any) -> Path:
+def write_ledger(folder: str | Path, ledger: PrivacyLedger, **about: Any) -> Path:
     """Write ``ledger.json`` into a folder.
 
     Args:
@@ -89,7 +96,7 @@ def write_ledger(folder: Path, ledger: PrivacyLedger, **about: Any) -> Path:
     Raises:
         OSError: It can't be written.
     """
-    path = folder / LEDGER_FILE
+    path = Path(folder) / LEDGER_FILE
     write_text(path, json.dumps(ledger_values(ledger, **about), indent=2, allow_nan=False) + "\n")
     return path
 

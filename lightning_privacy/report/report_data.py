@@ -10,7 +10,6 @@ Example:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +20,13 @@ from lightning_privacy.report._guarantee_data import contradicted, guarantee_dat
 from lightning_privacy.report._scale import thinned
 from lightning_privacy.report._values import cleaned, mapping, mappings, number, sequence, text, texts, whole
 from lightning_privacy.report._version import package_version
-from lightning_privacy.report.environment import LEFT_OUT, is_secret, without_home
+from lightning_privacy.report.hidden import (
+    environment_texts,
+    hidden_argument,
+    hidden_config,
+    hidden_texts,
+    without_home,
+)
 from lightning_privacy.report.run_record import RunRecord
 
 __all__ = ["VERSION", "report_data"]
@@ -33,7 +38,6 @@ _MOST_IMAGES = 24
 _MOST_PIXELS = 40_000  # of one picture
 _MOST_GROUPS = 60
 _LONGEST_CONFIG = 100_000
-_SETTING = re.compile(r"^(?P<start>\s*(?:- )?)(?P<name>[^\s:#]+):(?P<space>\s+)(?P<value>\S.*)$")
 
 
 def report_data(record: RunRecord) -> dict[str, Any]:
@@ -83,7 +87,8 @@ def report_data(record: RunRecord) -> dict[str, Any]:
         },
         "missing": missing,
     }
-    values: dict[str, Any] = cleaned(found)
+    command = texts(environment.get("command"))
+    values: dict[str, Any] = cleaned(hidden_texts(found, environment_texts("\n".join([record.config or "", *command]))))
     return values
 
 
@@ -223,7 +228,7 @@ def _environment(values: Mapping[str, Any]) -> dict[str, Any] | None:
     if not values:
         return None
     return {
-        "command": texts(values.get("command")),
+        "command": list(map(hidden_argument, texts(values.get("command")))),
         "python": text(values.get("python")),
         "system": text(values.get("system")),
         "lightning_privacy": text(values.get("lightning_privacy")),
@@ -241,10 +246,4 @@ def _environment(values: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _shown_config(config: str) -> str:
     """The config without the home folder and without the values of secrets."""
-    lines = []
-    for line in (text(config, most=_LONGEST_CONFIG) or "").splitlines():
-        match = _SETTING.match(line)
-        if match and is_secret(match["name"]) and match["value"] != "null":
-            line = f"{match['start']}{match['name']}:{match['space']}{LEFT_OUT}"
-        lines.append(without_home(line))
-    return "\n".join(lines)
+    return without_home(text(hidden_config(config), most=_LONGEST_CONFIG) or "").removesuffix("\n")

@@ -63,7 +63,9 @@ def finish_run(
         # One of an earlier run in this folder would make this one private.
         _attempt("the folder without a ledger", folder, lambda: (folder / LEDGER_FILE).unlink(missing_ok=True))
     else:
-        _attempt("the ledger", folder, lambda: write_ledger(folder, ledger, covers=covers, classes=classes))
+        about: dict[str, Any] = {"covers": covers, "classes": classes}
+        about["records_per_person"] = getattr(datamodule, "most_records_charged", None)
+        _attempt("the ledger", folder, lambda: write_ledger(folder, ledger, **about))
     if datamodule is not None:
         _attempt("the preparation of the data", folder, lambda: write_preparation(folder, datamodule))
     made = _attempt("the report", folder, lambda: make_report(folder))

@@ -119,6 +119,13 @@ class RunRecord:
             missing=tuple(missing),
         )
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing in the folder is a run's, so that it may be another folder than was meant."""
+        read = (self.config, self.summary, self.ledger, self.environment, self.classification, self.preparation)
+        found = [*self.metrics, *self.fairness, *self.audits, *self.unread_audits]
+        return not found and all(part is None for part in read) and not any(self.folder.glob("*.json"))
+
 
 def _without_ledger(summary: Mapping[str, Any] | None) -> bool:
     return summary is not None and summary.get("guarantee", ...) is None and summary.get("data_releases") is None

@@ -27,6 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lightning_privacy._text_file import write_text
 from lightning_privacy.accounting import PrivacyLedger, SampledGaussian, TruncatedSampledGaussian
 from lightning_privacy.accounting.epsilon_text import epsilon_text
 from lightning_privacy.callbacks._balance_cost import CellCost, costs_text
@@ -191,8 +192,8 @@ class RunSummary:
         Raises:
             OSError: A file can't be written.
         """
-        (folder / "summary.txt").write_text(self.text(), encoding="utf-8")
-        (folder / "summary.json").write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(folder / "summary.txt", self.text())
+        write_text(folder / "summary.json", json.dumps(self.as_dict(), indent=2) + "\n")
 
 
 def _notes_on_data(releases: Guarantee | None) -> list[str]:

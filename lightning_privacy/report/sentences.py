@@ -14,10 +14,11 @@ import math
 import re
 from dataclasses import dataclass
 
-from lightning_privacy.accounting.epsilon_text import epsilon_text
+from lightning_privacy.accounting.epsilon_text import epsilon_text, replacement_text
 from lightning_privacy.accounting.void import voids
+from lightning_privacy.data.persona.persons import RECORD_UNITS
 
-__all__ = ["Promise", "contradicts", "epsilon_text", "pitfall_of", "voids"]
+__all__ = ["Promise", "contradicts", "epsilon_text", "pitfall_of", "several_records", "voids"]
 
 # Of 1,000 guesses between two equally likely cases.
 _GUESSES = 1000
@@ -57,6 +58,8 @@ _YOURS = {
     "client": "your client, with all its data,",
     "person": "what is known of you",
 }
+# What a caveat says of people in several records, whatever the preparation kept of each in the end.
+_SEVERAL = r"had up to \d+ of them|person may be in|records of one person are|does not say who a record is about"
 _AUDITED = "An audit of this run proved"
 # From here on epsilon alone says little, and no tier is named.
 _LARGE_DELTA = 1e-2
@@ -72,6 +75,7 @@ class Promise:
         unit: What is protected.
         replace_one_epsilon: Epsilon when a unit is replaced by any other; None where that does not compose.
         covers: ``"training"``, or ``"data"`` where only the preparation of the data was charged.
+        records_per_person: The most records of a person in all that was charged; None where nobody knows.
     """
 
     epsilon: float
@@ -79,6 +83,12 @@ class Promise:
     unit: str
     replace_one_epsilon: float | None = None
     covers: str = "training"
+    records_per_person: int | None = None
+
+    @property
+    def of_people(self) -> bool:
+        """Whether what is promised for a record is promised for the person it is about."""
+        return self.unit in RECORD_UNITS and self.records_per_person == 1
 
     def precise(self) -> str:
         """The guarantee in one sentence that can be checked."""
@@ -88,8 +98,8 @@ class Promise:
             f"if {article} {unit} may be replaced by any other {unit}, epsilon is "
             f"{epsilon_text(self.replace_one_epsilon)} at the same delta"
             if self.replace_one_epsilon is not None
-            else f"for the replacement of {article} {unit} by any other {unit} no figure is stated, because what was "
-            "charged does not compose under that relation"
+            else f"if {article} {unit} may be replaced by any other {unit}, epsilon is not known exactly for what was "
+            f"released, and {replacement_text(self.epsilon, self.delta)}"
         )
         return (
             f"{what} (epsilon, delta)-differentially private with epsilon = {epsilon_text(self.epsilon)} and delta = "
@@ -134,8 +144,13 @@ class Promise:
 
     def covered(self) -> list[str]:
         """What epsilon covers."""
+        person = (
+            f"Each person as a whole: at most one {self.unit} is of one person, as far as the table tells who is who, "
+            "so that epsilon is per person too."
+        )
+        whole = [person] if self.of_people else []
         if self.covers != "training":
-            return ["What the ledger lists, which was released while the data were prepared."]
+            return ["What the ledger lists, which was released while the data were prepared.", *whole]
         return [
             "The weights at the end of training and after every step of it, hence every checkpoint's weights.",
             (
@@ -143,6 +158,7 @@ class Promise:
                 "exports, smaller copies, training on with other people's data."
             ),
             "Every other release that the ledger lists, such as noisy counts.",
+            *whole,
         ]
 
     def not_covered(self) -> list[str]:
@@ -160,7 +176,7 @@ class Promise:
         ]
         if self.covers != "training":
             found.insert(0, "The training that followed, and the weights it gave.")
-        if unit == "example":
+        if unit == "example" and not self.of_people:
             found.insert(1, "Persons with several examples as a whole: what is protected is each example by itself.")
         elif unit == "client":
             found.insert(1, "What a server that adds up the clients' updates sees before the noise is in.")
@@ -170,6 +186,11 @@ class Promise:
 def pitfall_of(caveat: str) -> str | None:
     """The way to lose the guarantee that a caveat is about, as the README numbers them; None where it is none."""
     return next((name for name, pattern in _PITFALLS if re.search(pattern, caveat)), None)
+
+
+def several_records(caveat: str) -> bool:
+    """Whether a caveat says that a person may be in several of the records that something was released of."""
+    return re.search(_SEVERAL, caveat) is not None
 
 
 def contradicts(caveat: str) -> bool:

@@ -16,7 +16,8 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +32,9 @@ from lightning_privacy.report.sweep_data import LABELS, sweep_data
 from lightning_privacy.report.sweep_page import sweep_page
 from lightning_privacy.report.sweep_record import SweepRecord
 
-__all__ = ["DATA_FILE", "PAGE_FILE", "sweep_report_command", "sweep_table", "write_sweep_report"]
+__all__ = ["DATA_FILE", "PAGE_FILE", "sweep_report_command", "sweep_table", "tell_sweep"]
 
 PAGE_FILE, DATA_FILE = "sweep.html", "sweep.json"
-
-
-def write_sweep_report(folder: Path, *, delta: float | None = None, output: Path | None = None) -> Path:
-    """Write ``sweep.html`` and ``sweep.json``.
-
-    Args:
-        folder: Of the sweep.
-        delta: At which the sweep's epsilon is wanted; the smallest of the runs' by default.
-        output: Folder of the files; the sweep's by default.
-
-    Returns:
-        The page.
-
-    Raises:
-        ConfigurationError: There is no such folder, or ``delta`` is outside (0, 1).
-        OSError: A file can't be written.
-    """
-    return _write(_data(folder, delta), folder if output is None else output)
 
 
 def sweep_table(data: Mapping[str, Any]) -> Table:
@@ -62,13 +45,21 @@ def sweep_table(data: Mapping[str, Any]) -> Table:
     """
     table = Table(title=f"Sweep {data['name']}", title_justify="left", show_edge=False, pad_edge=False)
     table.add_column("run")
-    for name in (*data["settings"], *(LABELS[figure] for figure in data["figures"])):
-        table.add_column(name.rpartition(".")[2], justify="right")
+    figures = [LABELS[figure] for figure in data["figures"]]
+    for name in (*_short(data["settings"], taken=figures), *figures):
+        table.add_column(name, justify="right")
     table.add_column("beaten by none")
     for run in data["runs"]:
         values = [_value(name, run["figures"].get(name)) for name in data["figures"]]
         table.add_row(run["run"], *run["settings"].values(), *values, "yes" if run["pareto"] else "")
     return table
+
+
+def _short(settings: Sequence[str], *, taken: Collection[str]) -> list[str]:
+    """As little of each name, from its end, as tells it from the others and from what is taken."""
+    endings = {name: [name.split(".", at)[at] for at in range(name.count("."), -1, -1)] for name in settings}
+    used = Counter(ending for each in endings.values() for ending in each)
+    return [next((e for e in each if used[e] == 1 and e not in taken), each[-1]) for each in endings.values()]
 
 
 def sweep_report_command(argv: Sequence[str]) -> int:
@@ -87,18 +78,36 @@ def sweep_report_command(argv: Sequence[str]) -> int:
     given = parser.parse_args(list(argv))
     # Of orders that dp_accounting leaves out of a bound, which is none the less one.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    console = Console(highlight=False)
     try:
-        data = _data(given.folder, given.delta)
-        page = _write(data, given.folder if given.output is None else given.output)
+        tell_sweep(given.folder, delta=given.delta, output=given.output)
     except (LightningPrivacyError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201 - the command's own output
         return 1
-    console.print(sweep_table(data))
-    for line in sweep_lines(data):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"Report: {page}", markup=False, soft_wrap=True)
     return 0
+
+
+def tell_sweep(folder: Path, *, delta: float | None = None, output: Path | None = None) -> Path:
+    """Write the report, ``sweep.html`` and ``sweep.json``, and print its table, and where it is.
+
+    Args:
+        folder: Of the sweep.
+        delta: At which the sweep's epsilon is wanted; the smallest of the runs' by default.
+        output: Folder of the files; the sweep's by default.
+
+    Returns:
+        The page.
+
+    Raises:
+        ConfigurationError: There is no such folder, or ``delta`` is outside (0, 1).
+        OSError: A file can't be written.
+    """
+    data = _data(folder, delta)
+    page = _write(data, folder if output is None else output)
+    console = Console(highlight=False)
+    console.print(sweep_table(data))
+    for line in (*sweep_lines(data), f"Report of the sweep: {page}"):
+        console.print(line, markup=False, soft_wrap=True)
+    return page
 
 
 def sweep_lines(data: Mapping[str, Any]) -> list[str]:

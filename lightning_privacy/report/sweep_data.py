@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from lightning_privacy.report._version import package_version
+from lightning_privacy.report.hidden import hidden_argument
 from lightning_privacy.report.sweep_privacy import SweepPrivacy, selection_privacy, sweep_privacy
 from lightning_privacy.report.sweep_record import SweepEntry, SweepRecord
 from lightning_privacy.sweeps.random_runs import BEST, Selection
@@ -111,7 +112,8 @@ def _run(entry: SweepEntry, settings: Sequence[str], *, pareto: bool) -> dict[st
 
 
 def _given(entry: SweepEntry) -> dict[str, str]:
-    pairs = (override.lstrip("+").partition("=") for override in entry.overrides if "=" in override)
+    given = map(hidden_argument, entry.overrides)
+    pairs = (override.lstrip("+").partition("=") for override in given if "=" in override)
     return {name: value for name, _, value in pairs}
 
 

@@ -95,14 +95,12 @@ def _refuse_missing_launcher(target: str) -> None:
 
 def _report(folder: Path) -> None:
     # Imported here: runs, which import this file too, draw nothing.
-    from lightning_privacy.report.sweep_command import write_sweep_report
+    from lightning_privacy.report.sweep_command import tell_sweep
 
     try:
-        written = write_sweep_report(folder)
+        tell_sweep(folder)
     except Exception as error:  # noqa: BLE001 - the runs are done and must not seem lost by a picture of them
         _say(f"The report of the sweep could not be made: {error}. The runs are in {folder}", sys.stderr)
-    else:
-        _say(f"Report of the sweep: {written}")
 
 
 def _say(text: str, sink: Any = None) -> None:

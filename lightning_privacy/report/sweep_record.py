@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from lightning_privacy.accounting import LedgerJournal, PrivacyLedger
 from lightning_privacy.errors import CheckpointError, ConfigurationError
@@ -40,6 +42,7 @@ _LOCK = ".lock"
 _BASIC = "BasicSweeper"
 _OF_ATTEMPT = "attempt_"
 _CONFIG = "config.yaml"
+_UNKNOWN = "unknown"
 _HYDRA = ".hydra"  # Beside the config of each run of the command.
 _OF_SEARCH = ".runs"
 _OWN = (ENVIRONMENT_FILE, RESULT_NAME, "summary.json", LEDGER_FILE)
@@ -54,7 +57,7 @@ class SweepRecord:
         folder: Of the sweep.
         entries: Every attempt, in the order of their start; those of which only the folder is known come last.
         missing: What is lacking in the record, one sentence each; then what the sweep spent is not known.
-        sweeper: Class that chose the settings last, or ``""``.
+        sweeper: Class that chose the settings last, or ``""``; ``"unknown"``, where its record is damaged.
         searched: Whether there is the record of a search that went by results, in the folder or one of a sweep in it.
     """
 
@@ -292,5 +295,8 @@ def _sweeper(folder: Path) -> str:
     path = folder / "multirun.yaml"
     if not path.is_file():
         return ""
-    found = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper._target_")
-    return found if isinstance(found, str) else ""
+    try:
+        found = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper._target_")
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError):
+        return _UNKNOWN
+    return found if isinstance(found, str) else _UNKNOWN

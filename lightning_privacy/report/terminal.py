@@ -36,6 +36,11 @@ EXPLAINED = (
 )
 # Of a folder that can't be made or written to. A file that is missing is among them, hence an advice with an if.
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
+_NULL_GROUP = "Config group override must be a string or a list"  # Hydra's words, which don't name the group
+_ABOUT_NULL = (
+    "a group of the config can't be set to null: leave it out with ~, as in '~logger', or choose its option none where "
+    "it has one, as in deploy=none, callbacks=none, logger=none"
+)
 _HYDRA_TRACE = "HYDRA_FULL_ERROR"
 # True in general, and of no use here: the data is in memory, and the run folder is the run's own.
 _NOISE = (
@@ -90,6 +95,11 @@ def explained(folder: Path | None = None) -> Iterator[None]:
         if os.environ.get(TRACE_VARIABLE, "0") != "0":
             raise
         print(f"error: {explain(error, folder)}", file=sys.stderr)  # noqa: T201 - the command's own output
+        sys.exit(1)
+    except ValueError as error:
+        if _NULL_GROUP not in str(error):
+            raise
+        print(f"error: {_ABOUT_NULL}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
 
 

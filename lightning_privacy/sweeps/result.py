@@ -23,6 +23,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_privacy._secret_names import LEFT_OUT, in_secret
+from lightning_privacy._written_config import from_environment
 from lightning_privacy.errors import CheckpointError
 from lightning_privacy.security.atomic_file import AtomicFile
 
@@ -33,6 +35,7 @@ FIGURES = ("epsilon", "accuracy", "worst_group", "worst_class")
 """Figures by which runs are compared."""
 
 _VERSION = 1
+_LONG = 8  # as characters of a secret, which is hardly part of another value by chance
 _CONFUSION = "classification.json"
 _WORST = re.compile(r"fairness/test/(?:[^/]+/)?worst_group_accuracy$")
 
@@ -104,8 +107,20 @@ def config_digest(config: DictConfig, folder: Path) -> str:
     values = OmegaConf.to_container(config, resolve=True)
     if isinstance(values, dict):
         values = {key: value for key, value in values.items() if key != "paths"}
-    text = json.dumps(values, sort_keys=True, default=repr).replace(str(folder), "")
+    # From the digest a passphrase could be guessed at, try by try; what a run does is the same with any.
+    hidden = {str(value) for place, value in from_environment(config) if in_secret(place)} - {""}
+    text = json.dumps(_without(values, hidden), sort_keys=True, default=repr).replace(str(folder), "")
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without(values: Any, hidden: set[str]) -> Any:
+    """The same values, those left out that are secrets from the environment."""
+    if isinstance(values, dict):
+        return {name: _without(each, hidden) for name, each in values.items()}
+    if isinstance(values, list):
+        return [_without(each, hidden) for each in values]
+    text = str(values)
+    return LEFT_OUT if any(text == each or (len(each) >= _LONG and each in text) for each in hidden) else values
 
 
 def run_figures(epsilon: float | None, test: Mapping[str, float], *, folder: Path | None = None) -> dict[str, float]:

@@ -7,8 +7,10 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
-from lightning_privacy.accounting.epsilon_text import epsilon_text, lower_bound_text
+from lightning_privacy.accounting import GaussianRelease, PrivacyLedger
+from lightning_privacy.accounting.epsilon_text import epsilon_text, lower_bound_text, replacement_text
 from lightning_privacy.report import sentences
 
 FIGURES = st.floats(0.0, 1e12)
@@ -61,3 +63,27 @@ def test_no_more_is_said_to_be_proved_than_was(bound):
 )
 def test_lower_bounds_as_text(bound, text):
     assert lower_bound_text(bound) == text
+
+
+@given(st.floats(0.0, 5.0), st.floats(1e-12, 1e-4))
+def test_a_replacement_is_two_steps_by_way_of_the_null_record(epsilon, delta):
+    words = replacement_text(epsilon, delta).split()
+    assert words[:4] == ["never", "more", "than", "epsilon"]
+    assert 2 * epsilon <= float(words[4]) <= 2.02 * epsilon + 0.001
+    assert (1 + math.exp(epsilon)) * delta <= float(words[-1]) <= 1.01 * (1 + math.exp(epsilon)) * delta
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(math.inf, 1e-5), (1e4, 1e-5), (20.0, 1e-5), (0.1, 0.5)])
+def test_a_replacement_that_delta_swallows_is_not_bounded(epsilon, delta):
+    assert replacement_text(epsilon, delta) == "not bounded"
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0])
+def test_the_bound_of_a_replacement_holds_for_gaussian_noise(scale):
+    ledger = PrivacyLedger(delta=1e-5)
+    ledger.charge(GaussianRelease(noise_multiplier=1 / scale))
+    epsilon = ledger.epsilon(exact=True)
+    # A shift of two sensitivities, exactly (Balle and Wang, 2018, Theorem 8), at the epsilon of the text.
+    shift, large = 2 * scale, 2 * epsilon
+    needed = norm.cdf(shift / 2 - large / shift) - math.exp(large) * norm.cdf(-shift / 2 - large / shift)
+    assert needed <= float(replacement_text(epsilon, 1e-5).split()[-1])

@@ -25,6 +25,7 @@ from lightning_privacy.accounting import (
     TruncatedSampledGaussian,
     calibrate_noise,
 )
+from lightning_privacy.accounting.epsilon_text import replacement_text
 from lightning_privacy.errors import CheckpointError, ConfigurationError, PrivacyBudgetExceeded
 
 STEP = SampledGaussian(6.0, 0.1)
@@ -286,10 +287,11 @@ def test_p35_one_adjacency_and_the_replace_one_figure_apart() -> None:
     assert f"epsilon {math.ceil(accountant.get_epsilon(1e-5) * 1000) / 1000:.3f}." in text
     ledger.charge(LaplaceRelease(0.1))
     assert ledger.replace_one_epsilon() is None
-    assert "not stated, because Laplace (epsilon 0.1) does not compose" in ledger.summary()
+    assert "the exact figure is not known for Laplace (epsilon 0.1)." in ledger.summary()
     for other in (SelectionRelease(0.1), PureRelease(0.1)):
         ledger = charged([(other, 1, "a choice")])
-        assert f"not stated, because {other.label} does not compose" in ledger.summary()
+        assert f"the exact figure is not known for {other.label}." in ledger.summary()
+        assert replacement_text(ledger.epsilon(exact=True), ledger.delta) in ledger.summary()
 
 
 def test_summary_says_what_how_often_and_what_share() -> None:

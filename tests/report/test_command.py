@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -46,6 +47,26 @@ def test_errors_are_one_line(tmp_path, monkeypatch, capsys, arguments, status, m
     assert report_command(arguments) == status
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_no_run_wrote_to_is_refused(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert report_command([str(tmp_path)]) == 1
+    assert "holds nothing that a run leaves" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_the_folder_of_a_sweep_is_sent_to_its_own_command(tmp_path, run_copy, capsys):
+    shutil.copytree(run_copy, tmp_path / "sweep" / "0")
+    assert report_command([str(tmp_path / "sweep")]) == 1
+    assert f"lightning-privacy sweep-report {tmp_path / 'sweep'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", ["config.yaml", "ledger.json", "summary.json", "metrics", "environment.json"])
+def test_one_file_of_a_run_is_enough(run_copy, tmp_path, kept, capsys):
+    (tmp_path / "other").mkdir()
+    shutil.move(run_copy / kept, tmp_path / "other" / kept)
+    assert report_command([str(tmp_path / "other")]) == 0, capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(run_copy, tmp_path, capsys):

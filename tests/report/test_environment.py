@@ -8,7 +8,9 @@ import platform
 
 import pytest
 
-from lightning_privacy.report.environment import is_secret, without_home, write_environment
+from lightning_privacy._secret_names import is_secret
+from lightning_privacy.report.environment import write_environment
+from lightning_privacy.report.hidden import without_home
 
 
 def test_versions_are_those_installed(tmp_path):

@@ -284,3 +284,26 @@ def test_an_audit_that_cannot_be_read_leaves_the_guarantee_unknown(run_copy):
     (run_copy / "audit_canaries.json").write_text("{cut")
     found = _guarantee(run_copy)
     assert (found["status"], found["precise"]) == ("unknown", None)
+
+
+@pytest.mark.parametrize(
+    ("records", "caveat", "told"),
+    [
+        (1, None, True),
+        (1, "Which records are one person's was decided by comparing all of them, without noise.", True),
+        (1, "Something was released of the records before: one person had up to 3 of them.", False),
+        (1, "The table does not say who a record is about: the guarantee is for one record.", False),
+        (2, "Up to 2 records of one person are trained on: the guarantee is for one record.", False),
+        (None, None, False),
+    ],
+)
+def test_p34_persons_are_covered_where_each_has_one_record_and_no_caveat_says_otherwise(
+    tmp_path, records, caveat, told
+):
+    ledger = _ledger((SampledGaussian(8.0, 0.1), "training"))
+    if caveat is not None:
+        ledger.add_caveat(caveat)
+    write_ledger(tmp_path, ledger, records_per_person=records)
+    found = _guarantee(tmp_path)
+    assert any(line.startswith("Each person as a whole") for line in found["covered"]) is told
+    assert any(line.startswith("Persons with several examples") for line in found["not_covered"]) is not told

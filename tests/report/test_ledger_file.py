@@ -22,7 +22,7 @@ def ledger():
 
 
 def test_what_is_read_is_what_was_written(ledger, tmp_path):
-    read = read_ledger(write_ledger(tmp_path, ledger))
+    read = read_ledger(write_ledger(str(tmp_path), ledger))
     assert read.history == ledger.history
     assert read.caveats == ledger.caveats
     assert (read.unit, read.delta) == ("client", 1e-6)

@@ -47,13 +47,35 @@ def test_the_precise_sentence_has_every_part():
     for part in ("weights", "epsilon = 3.000", "delta = 1e-05", "each client", "null record", "zero-out", "6.430",
                  "any other client"):  # fmt: skip
         assert part in sentence
-    assert "no figure is stated" in Promise(epsilon=1, delta=1e-5, unit="example").precise()
+    bounded = Promise(epsilon=1, delta=1e-5, unit="example").precise()
+    assert "any other example, epsilon is not known exactly for what was released, and never more than" in bounded
+    assert "epsilon 2.000 at delta 3.72e-05" in bounded
 
 
 def test_data_that_were_prepared_privately_make_no_model_private():
     promise = Promise(epsilon=1.0, delta=1e-5, unit="example", covers="data")
     assert "weights" not in promise.precise()
     assert promise.not_covered()[0].startswith("The training that followed")
+
+
+@pytest.mark.parametrize("unit", ["example", "record"])
+def test_p34_a_person_in_one_record_is_covered_and_one_in_several_is_not(unit):
+    def said(records):
+        promise = Promise(epsilon=1.0, delta=1e-5, unit=unit, records_per_person=records)
+        return " ".join(promise.covered()), " ".join(promise.not_covered())
+
+    covered, missing = said(1)
+    assert f"at most one {unit} is of one person" in covered
+    assert "Persons with several" not in missing
+    for records in (None, 2):
+        covered, missing = said(records)
+        assert "person" not in covered
+        assert ("Persons with several examples" in missing) is (unit == "example")
+
+
+def test_a_ledger_of_clients_says_nothing_of_persons():
+    promise = Promise(epsilon=1.0, delta=1e-5, unit="client", records_per_person=1)
+    assert not any("Each person" in line for line in promise.covered())
 
 
 def test_plain_words_are_about_the_unit():

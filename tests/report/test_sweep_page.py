@@ -15,7 +15,7 @@ from lightning_privacy import cli
 from lightning_privacy.accounting import PrivacyLedger, SampledGaussian
 from lightning_privacy.accounting.best_of_runs import NegativeBinomialRuns
 from lightning_privacy.report._parallel import parallel_chart
-from lightning_privacy.report.sweep_command import sweep_report_command, write_sweep_report
+from lightning_privacy.report.sweep_command import sweep_report_command, sweep_table, tell_sweep
 from lightning_privacy.report.sweep_data import sweep_data
 from lightning_privacy.report.sweep_end import SweepEnd, sweep_failed
 from lightning_privacy.report.sweep_page import sweep_page
@@ -27,6 +27,7 @@ from lightning_privacy.sweeps.spending import Spending
 
 LEDGER = PrivacyLedger(delta=1e-5)
 LEDGER.charge(SampledGaussian(1.5, 0.05), 50)
+FIGURES = ["epsilon", "accuracy", "accuracy of the worst group"]
 # epsilon, accuracy, worst group
 GRID = {"0": (1.0, 0.7, 0.5), "1": (1.0, 0.6, 0.6), "2": (3.0, 0.9, 0.55), "3": (3.0, 0.65, 0.5), "4": (8.0, 0.9, 0.5)}
 
@@ -83,6 +84,17 @@ def test_settings_that_the_runs_share_are_not_shown():
     data = sweep_data(_record())
     assert data["settings"] == ["callbacks.privacy.epsilon", "model.lr"]
     assert data["runs"][2]["settings"] == {"callbacks.privacy.epsilon": "3", "model.lr": "0.2"}
+
+
+def test_the_columns_of_the_table_have_names_of_their_own():
+    assert _headers("callbacks.privacy.epsilon", "model.lr") == ["run", "privacy.epsilon", "lr", *FIGURES]
+    assert _headers("a.lr", "b.lr", "b.a.lr") == ["run", "a.lr", "b.lr", "b.a.lr", *FIGURES]
+    assert _headers("seed", "data.seed") == ["run", "seed", "data.seed", *FIGURES]
+
+
+def _headers(*settings: str) -> list[str]:
+    data = {**sweep_data(_record()), "settings": list(settings), "runs": []}
+    return [str(column.header) for column in sweep_table(data).columns][:-1]
 
 
 def test_the_best_within_each_budget():
@@ -280,7 +292,7 @@ def test_parallel_coordinates_have_a_line_for_each_run():
 
 
 def test_write_returns_the_page(tmp_path):
-    assert write_sweep_report(tmp_path) == tmp_path / "sweep.html"
+    assert tell_sweep(tmp_path) == tmp_path / "sweep.html"
 
 
 def test_a_launcher_that_is_not_installed_is_named_with_its_extra(tmp_path, capsys, monkeypatch):

@@ -228,6 +228,12 @@ def test_the_sweeper_is_read(tmp_path):
     assert Accounts("a", ()).covers == "all"
 
 
+@pytest.mark.parametrize("content", [b"", b"hydra: {sweeper: {a: [", b"- 1", b"hydra: {sweeper: 3}", b"\xff"])
+def test_p32_a_sweeper_that_cannot_be_read_may_have_gone_by_results(tmp_path, content):
+    (tmp_path / "multirun.yaml").write_bytes(content)
+    assert SweepRecord.read(tmp_path).adaptive
+
+
 @pytest.mark.parametrize("place", [".", "search"])
 def test_settings_that_a_search_chose_are_so_whatever_ran_last(tmp_path, place):
     """A grid that is run later in the folder of a search, or beside it, does not undo how its runs were chosen."""

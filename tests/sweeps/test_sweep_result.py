@@ -47,6 +47,20 @@ def test_a_run_is_known_by_its_settings_and_not_by_its_place(tmp_path):
     assert digest(str(tmp_path), 0.1) != digest(str(tmp_path), 0.2)
 
 
+def test_no_secret_of_the_environment_is_in_the_digest_of_a_run(tmp_path, monkeypatch):
+    """Else it could be guessed from the digest; other values of the environment do change what a run does."""
+
+    def digest(secret: str, rate: str) -> str:
+        monkeypatch.setenv("SECRET_WORDS", secret)
+        monkeypatch.setenv("RATE", rate)
+        key = {"passphrase": "${oc.env:SECRET_WORDS}"}
+        values = {"lr": "${oc.env:RATE}", "key": key, "plugin": {"of": "${key}"}, "copy": "x ${key.passphrase}"}
+        return config_digest(OmegaConf.create(values), tmp_path)
+
+    assert digest("correct horse", "0.1") == digest("battery staple", "0.1")
+    assert digest("correct horse", "0.1") != digest("correct horse", "0.2")
+
+
 def test_figures_by_which_runs_are_compared(tmp_path):
     (tmp_path / "classification.json").write_text(json.dumps({"confusion": [[3, 1], [5, 5], []]}))
     test = {
