@@ -1,4 +1,4 @@
-"""The same rounds of federated averaging by this package, by hand, by pfl and by Flower: seconds of every round.
+"""The same rounds of federated averaging by this package, by hand, by pfl and by Flower.
 
 Each takes rounds of plain SGD over the same data, shared out in the same way; who is drawn in a round differs, all
 clients being of one size.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from _federated_turns import Clock
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -84,29 +84,10 @@ class Setting:
         return [torch.from_numpy(part) for part in parts]
 
 
-Clocks = list[tuple[float, float]]
-
-
-class _Clock:
-    """Seconds on the clock and of the processor, from one call to the next."""
-
-    def __init__(self) -> None:
-        self.found: Clocks = []
-        self._last = (0.0, 0.0)
-
-    def start(self) -> None:
-        self._last = (time.perf_counter(), time.process_time())
-
-    def stop(self) -> None:
-        now = (time.perf_counter(), time.process_time())
-        self.found.append((now[0] - self._last[0], now[1] - self._last[1]))
-        self._last = now
-
-
-def by_hand(setting: Setting, rounds: int) -> Clocks:
+def by_hand(setting: Setting, rounds: int, clock: Clock) -> None:
     """A loop with nothing to spare: gather a client's examples, cut them into batches, train, add up."""
     inputs, targets = setting.data()
-    parts, model, clock = setting.parts(), setting.build(), _Clock()
+    parts, model = setting.parts(), setting.build()
     parameters = list(model.parameters())
     for number in range(rounds):
         clock.start()
@@ -136,7 +117,6 @@ def by_hand(setting: Setting, rounds: int) -> Clocks:
             for parameter, value, summed in zip(parameters, start, total, strict=True):
                 parameter.copy_(value + summed / examples)
         clock.stop()
-    return clock.found
 
 
 class _Classifier(pl.LightningModule):
@@ -152,8 +132,8 @@ class _Classifier(pl.LightningModule):
 
 
 class _RoundClock(pl.Callback):
-    def __init__(self) -> None:
-        self.clock = _Clock()
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.clock.start()
@@ -162,10 +142,9 @@ class _RoundClock(pl.Callback):
         self.clock.stop()
 
 
-def ours(setting: Setting, rounds: int) -> Clocks:
+def ours(setting: Setting, rounds: int, clock: Clock) -> None:
     """``FederatedStrategy`` in ``trainer.fit``."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    clock = _RoundClock()
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -173,17 +152,16 @@ def ours(setting: Setting, rounds: int) -> Clocks:
         strategy=FederatedStrategy(
             partition=IIDPartition(setting.clients), cohort_size=setting.cohort, rounds_per_epoch=rounds
         ),
-        callbacks=[clock],
+        callbacks=[_RoundClock(clock)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(_Classifier(setting.build()), DataLoader(TensorDataset(*setting.data()), batch_size=setting.batch))
-    return clock.clock.found
 
 
-def pfl(setting: Setting, rounds: int) -> Clocks:
+def pfl(setting: Setting, rounds: int, clock: Clock) -> None:
     """Apple's pfl, without evaluation and without postprocessing, on its tensors in memory."""
     from pfl.aggregate.simulate import SimulatedBackend
     from pfl.algorithm.base import NNAlgorithmParams
@@ -195,8 +173,6 @@ def pfl(setting: Setting, rounds: int) -> Clocks:
     from pfl.hyperparam.base import NNEvalHyperParams, NNTrainHyperParams
     from pfl.metrics import Metrics
     from pfl.model.pytorch import PyTorchModel
-
-    clock = _Clock()
 
     class Classifier(nn.Module):
         def __init__(self) -> None:
@@ -213,6 +189,7 @@ def pfl(setting: Setting, rounds: int) -> Clocks:
     class Rounds(TrainingProcessCallback):
         def after_central_iteration(self, *_: Any, **__: Any) -> tuple[bool, Metrics]:
             clock.stop()
+            clock.start()
             return False, Metrics()
 
     inputs, targets = setting.data()
@@ -237,17 +214,19 @@ def pfl(setting: Setting, rounds: int) -> Clocks:
         NNEvalHyperParams(local_batch_size=setting.batch),
         callbacks=[Rounds()],
     )
-    return clock.found
 
 
-def flower(setting: Setting, rounds: int) -> Clocks:
-    """Flower's simulation on Ray, as many actors as threads, each with its data in memory; clock time only."""
+def flower(setting: Setting, rounds: int, clock: Clock) -> None:
+    """Flower's simulation on Ray, as many actors as threads, each with its data in memory."""
     from _federated_flower import simulate
 
-    clock = _Clock()
     clock.start()
     simulate(setting, rounds, _RATE, clock.stop)
-    return [(wall, float("nan")) for wall, _ in clock.found]
 
 
-CONTENDERS: dict[str, Callable[[Setting, int], Clocks]] = {"ours": ours, "hand": by_hand, "pfl": pfl, "flower": flower}
+CONTENDERS: dict[str, Callable[[Setting, int, Clock], None]] = {
+    "ours": ours,
+    "hand": by_hand,
+    "pfl": pfl,
+    "flower": flower,
+}

@@ -1,9 +1,9 @@
 """Claim: a round under ``FederatedStrategy`` costs what a loop by hand costs, and less than pfl's or Flower's.
 
 A thousand clients of 50 examples of CIFAR10's shape, 50 of them in a round, batches of 10, one local epoch of SGD; a
-perceptron of 100k parameters and the CNN of pfl's CIFAR10 benchmark. Every contender has its turn in each round of the
-benchmark; its first round of training is not counted. Limits: 8% over the loop by hand on the perceptron and 3% on the
-CNN in processor time; as fast as pfl; five times as fast as Flower's simulation on the perceptron.
+perceptron of 100k parameters and the CNN of pfl's CIFAR10 benchmark. The contenders take their rounds in turn; the
+first of each training is not counted. Limits: 8% over the loop by hand on the perceptron and 3% on the CNN in processor
+time; as fast as pfl; five times as fast as Flower's simulation on the perceptron.
 
     make bench-federated    # some minutes on two quiet cores; writes benchmarks/results/federated.json
 """
@@ -16,10 +16,14 @@ import statistics
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from _harness import hardware, run_benchmark
+
+if TYPE_CHECKING:
+    from _federated_turns import Clocks
 
 _RESULT = Path(__file__).parent / "results" / "federated.json"
 _PACKAGES = ("lightning-privacy", "torch", "pytorch-lightning")
@@ -34,7 +38,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--networks", nargs="+", choices=sorted(_LIMITS), default=["mlp", "cnn"])
     parser.add_argument("--contenders", nargs="+", choices=("ours", "hand", "pfl", "flower"))
-    parser.add_argument("--turns", type=int, default=3, help="of each contender")
+    parser.add_argument("--turns", type=int, default=3, help="trainings of each contender")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
     parser.add_argument("--output", type=Path, help="result file; a complete run has a place of its own")
@@ -59,6 +63,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     # Not at the top: torch reads the number of threads from the environment when it is imported.
     import torch
     from _federated_contenders import CONTENDERS
+    from _federated_turns import take_turns
 
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore")
@@ -69,9 +74,9 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         "quick": arguments.quick,
         "turns": arguments.turns,
         "method": (
-            "contenders in turn; of each turn the first round of training is left out; clients per second of the clock "
+            "a round of each contender in turn, the first of each training left out; clients per second of the clock "
             "and ratios of medians over all rounds and of the fastest rounds; processor: of this process, so not for "
-            "Flower, whose actors are processes of their own"
+            "Flower, whose actors are processes of their own and which runs alone"
         ),
         "note": "no accelerator took part",
         "hardware": hardware(threads=arguments.threads, packages=(*_PACKAGES, *present)),
@@ -79,19 +84,23 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     for network in arguments.networks:
         setting = _setting(network, arguments)
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
+        rounds = 2 if arguments.quick else _ROUNDS[network]
+        found: dict[str, Clocks] = {name: [] for name in chosen}
         failures: dict[str, str] = {}
         for turn in range(arguments.turns):
-            for name in chosen:
-                if name in failures or (name == "flower" and (turn > 0 or network not in _WITH_FLOWER)):
-                    continue  # Flower takes minutes to start and stop, and is slower by far more than turns differ
+            # Flower's actors are processes of their own, which take minutes to start and stop, and slower by far more
+            # than turns differ.
+            alone = ["flower"] if "flower" in chosen and turn == 0 and network in _WITH_FLOWER else []
+            for names in ([name for name in chosen if name != "flower"], alone):
                 began = time.perf_counter()
-                try:
-                    rounds = 2 if arguments.quick else _ROUNDS[network]
-                    found[name] += CONTENDERS[name](setting, rounds + 1)[1:]
-                except ImportError as error:
-                    failures[name] = f"{type(error).__name__}: {error}"
-                print(f"{network} {name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+                contenders = {name: partial(CONTENDERS[name], setting, rounds + 1) for name in names}
+                clocks, absent = take_turns(contenders)
+                for name, each in clocks.items():
+                    found[name] += each[1 : rounds + 1]
+                failures |= {name: f"{type(error).__name__}: {error}" for name, error in absent.items()}
+                if names:
+                    took = time.perf_counter() - began
+                    print(f"{network} {', '.join(names)}: {took:.0f} s", file=sys.stderr, flush=True)
         result["networks"][network] = _row(network, setting, found, failures)
         _show(network, result["networks"][network])
     return result
@@ -105,9 +114,7 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _row(
-    network: str, setting: Any, found: dict[str, list[tuple[float, float]]], failures: dict[str, str]
-) -> dict[str, Any]:
+def _row(network: str, setting: Any, found: dict[str, Clocks], failures: dict[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "parameters": sum(p.numel() for p in setting.build().parameters()),
         "clients": setting.clients,

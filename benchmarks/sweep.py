@@ -108,7 +108,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from lightning_privacy.report.sweep_command import write_sweep_report
+    from lightning_privacy.report.sweep_command import tell_sweep
 
     machine = hardware(threads=arguments.threads, packages=_PACKAGES)
     victim = _QUICK_VICTIM if arguments.quick else _VICTIM
@@ -121,7 +121,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         whole, expected = _read(folder), _composed(folder)
         events = [json.loads(line) for line in (folder / "attempts.jsonl").read_text().splitlines()]
         start = time.perf_counter()
-        page = write_sweep_report(folder)
+        page = tell_sweep(folder)
         seconds, size = time.perf_counter() - start, page.stat().st_size
         if first["status"] != 1 or again["status"] != 0:
             print(log.read_text()[-4000:], file=sys.stderr)
