@@ -148,7 +148,7 @@ def test_a_partition_without_the_strategy_is_named(tmp_path):
 def test_without_privacy_there_is_no_privacy_callback(tmp_path):
     config = _compose(tmp_path, "callbacks=none")
     assert "privacy" not in config.callbacks
-    assert set(config.callbacks) == {"checkpoint", "plan", "progress"}
+    assert set(config.callbacks) == {"checkpoint", "last_checkpoint", "plan", "progress"}
 
 
 @pytest.mark.parametrize(

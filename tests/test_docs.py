@@ -12,6 +12,7 @@ import doctest
 import importlib
 import importlib.util
 import io
+import json
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ import tomllib
 import types
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -88,11 +90,21 @@ def _needs(page: Path) -> None:
         pytest.importorskip(module)
 
 
+def _own_configs(page: Path, folder: Path) -> None:
+    """Write the configs that a page shows with their paths."""
+    for block in _blocks(page):
+        if block.language == "yaml" and block.title:
+            path = folder / block.title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+
+
 @pytest.mark.filterwarnings("default")  # some are part of what is shown; the package's own tests have them as errors
 @pytest.mark.parametrize("page", _with("python"))
 def test_python_blocks_run_and_print_what_is_written(page, tmp_path, monkeypatch):
     _needs(page)
     monkeypatch.chdir(tmp_path)
+    _own_configs(page, tmp_path)
     for argument in ("ENABLE_PROGRESS_BAR", "ENABLE_MODEL_SUMMARY"):
         monkeypatch.setenv(f"PL_TRAINER_{argument}", "0")  # the pages leave out what a trainer prints
     module = types.ModuleType("documented")
@@ -123,7 +135,7 @@ def _composes(overrides: list[str], *, sweep: bool) -> None:
         assert compose("config", overrides=overrides).model is not None
 
 
-def _check_command(line: str) -> None:
+def _check_command(line: str, folder: Path = ROOT) -> None:
     words = shlex.split(line.replace("…", "some"), comments=True)  # the folder of a run
     program, *arguments = words
     if program == "lightning-privacy" and arguments and not arguments[0].startswith("-") and "=" not in arguments[0]:
@@ -136,6 +148,10 @@ def _check_command(line: str) -> None:
             assert not option.startswith("--") or f'"{option.partition("=")[0]}"' in source, option
     elif program == "lightning-privacy" or words[:3] == ["python", "-m", "lightning_privacy"]:
         overrides = [word for word in words if "=" in word or word.startswith("~")]
+        if "--config-dir" in words:
+            place = words.index("--config-dir")
+            overrides.append(f"hydra.searchpath=[file://{folder / words[place + 1]}]")
+            del words[place : place + 2]
         own = set(words) - set(overrides) - {"lightning-privacy", "python", "lightning_privacy"}
         assert own <= {"-m", "--multirun", "--cfg", "job", "--help"}, own
         _composes(overrides, sweep=bool(own & {"-m", "--multirun"}) and program == "lightning-privacy")
@@ -152,17 +168,22 @@ def _check_command(line: str) -> None:
             assert not option.startswith("--") or option in source, option
     elif program == "cp":
         assert (ROOT / arguments[-2]).exists(), line
+    elif program == "curl":
+        routes = (ROOT / "lightning_privacy" / "serving" / "service.py").read_text()
+        assert f'"{urlsplit(arguments[0]).path}"' in routes, line
+        assert list(json.loads(arguments[arguments.index("-d") + 1])) == ["inputs"], line
     elif program not in ("cd", "git"):
         pytest.fail(f"nobody checks this command: {line}")
 
 
 @pytest.mark.parametrize("page", _with("console"))
-def test_commands_name_what_is_there(page):
+def test_commands_name_what_is_there(page, tmp_path):
+    _own_configs(page, tmp_path)
     for block in _blocks(page):
         if block.language == "console":
             for line in block.text.replace("\\\n", " ").split("\n"):
                 if line.strip():
-                    _check_command(line)
+                    _check_command(line, tmp_path)
 
 
 def test_shell_blocks_of_the_readme_are_run_by_the_test_of_the_federation_of_processes():

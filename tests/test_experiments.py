@@ -12,9 +12,11 @@ import lightning_privacy.conf
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.errors import InstantiationException
 from rich.console import Console
 
 from lightning_privacy.cli import run
+from lightning_privacy.errors import ConfigurationError
 
 CONF = Path(lightning_privacy.conf.__file__).parent
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -108,7 +110,7 @@ def test_an_experiment_runs(experiment, files, tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["outcome"]["steps"] == 1
 
 
-def test_a_run_whose_export_fails_keeps_its_ledger(tmp_path, monkeypatch):
+def test_a_run_whose_export_fails_has_its_result_and_its_report(tmp_path, monkeypatch):
     pytest.importorskip("onnx", reason="needs the extra export")
     from lightning_privacy.serving.deployment import Deployment
 
@@ -124,8 +126,34 @@ def test_a_run_whose_export_fails_keeps_its_ledger(tmp_path, monkeypatch):
         )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        told = io.StringIO()
         with pytest.raises(OSError, match="No space left"):
-            run(config, tmp_path, Console(file=io.StringIO()))
-    ledger = json.loads((tmp_path / "ledger.json").read_text())
-    assert ledger["complete"] is False
-    assert ledger["epsilon"] > 0
+            run(config, tmp_path, Console(file=told))
+    assert json.loads((tmp_path / "ledger.json").read_text())["epsilon"] > 0
+    assert {"summary.json", "summary.txt", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+    assert "test accuracy" in told.getvalue()
+    assert "Model to deploy" not in told.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("deploy.folder=null", "folder must be a path"),
+        ("deploy.formats=[pickle]", "formats"),
+        ("deploy.folder={taken}", "taken"),
+    ],
+)
+def test_a_deployment_that_cannot_be_is_refused_before_training(tmp_path, setting, words):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    (tmp_path / "run").mkdir()
+    with initialize_config_module("lightning_privacy.conf", version_base="1.3"):
+        config = compose(
+            "config",
+            overrides=["deploy=default", "trainer.fast_dev_run=true", f"paths.output_dir={tmp_path}/run",
+                       setting.format(taken=tmp_path / "taken")],
+        )  # fmt: skip
+    told = io.StringIO()
+    with pytest.raises((ConfigurationError, InstantiationException), match=words):
+        run(config, tmp_path / "run", Console(file=told))
+    assert "Training" not in told.getvalue()

@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROWS = [
     ["errors"],
     ["_validate"],
-    ["_text_file"],
+    ["_text_file", "_secret_names", "_written_config"],
     ["accounting"],
     ["mechanisms"],
     ["gradients"],
