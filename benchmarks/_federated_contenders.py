@@ -6,6 +6,7 @@ clients being of one size.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import Callable
@@ -202,6 +203,9 @@ def pfl(setting: Setting, rounds: int, clock: Clock) -> None:
     federated = FederatedDataset(dataset, get_user_sampler("random", list(range(setting.clients))))
     network = Classifier()
     model = PyTorchModel(network, torch.optim.SGD, torch.optim.SGD(network.parameters(), lr=1.0))
+    # pfl asks for the loop of its thread, and a thread that takes turns has none of itself.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     clock.start()
     FederatedAveraging().run(
         # Evaluation at every so many rounds: only the first one, whose time is not counted.
@@ -214,6 +218,7 @@ def pfl(setting: Setting, rounds: int, clock: Clock) -> None:
         NNEvalHyperParams(local_batch_size=setting.batch),
         callbacks=[Rounds()],
     )
+    loop.close()
 
 
 def flower(setting: Setting, rounds: int, clock: Clock) -> None:

@@ -31,7 +31,7 @@ _RIVALS = ("pfl", "flwr", "ray")
 _LIMITS = {"mlp": 1.08, "cnn": 1.03}
 _FLOWER_LIMIT = 5.0
 _WITH_FLOWER = ("mlp",)  # the network that its limit is about
-_ROUNDS = {"mlp": 20, "cnn": 2}
+_ROUNDS = {"mlp": 100, "cnn": 4}
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
