@@ -79,7 +79,7 @@ def other_identifiers(values: pl.Series, persons: npt.NDArray[np.int64]) -> tupl
         Two counts; both 0 where no two rows of the table have one identifier, as where it numbers the rows.
     """
     present = values.is_not_null().to_numpy()
-    if values.n_unique() == len(values):
+    if values.drop_nulls().is_unique().all():
         return 0, 0
     rows = np.flatnonzero(present)
     _, first, place = np.unique(persons[rows], return_index=True, return_inverse=True)

@@ -171,6 +171,7 @@ def test_spellings_of_one_name_and_numbers_of_rows_are_no_other_identifiers():
     assert other_identifiers(pl.Series([*names[:7], "emy noether"]), persons) == (0, 0)  # no two are equal
     assert other_identifiers(pl.Series([*names[:7], names[6]]), persons) == (0, 4)
     assert other_identifiers(pl.Series(range(8)), persons) == (0, 0)
+    assert other_identifiers(pl.Series([1, 2, 3, 4, 5, 6, None, None]), persons) == (0, 0)  # missing ones are no pair
     assert other_identifiers(pl.Series([1, 2, 3, 4, 5, 6, 7, 7]), persons) == (3, 4)
     assert other_identifiers(pl.Series([1, None, None, 4, 5, 5, 7, 7]), persons) == (0, 2)
     assert other_identifiers(pl.Series([1, 1, 2, 2, 3, 3, 4, 4]), np.arange(8)) == (0, 0)
