@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -25,3 +27,21 @@ def _environment_kept() -> Iterator[None]:
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture
+def eager_threads() -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Runs a function in sixteen threads at once, which take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def run(function: Callable[[], object]) -> None:
+        barrier = threading.Barrier(16)
+        threads = [threading.Thread(target=lambda: (barrier.wait(), function())) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    yield run
+    sys.setswitchinterval(interval)

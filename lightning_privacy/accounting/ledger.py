@@ -19,6 +19,7 @@ Example:
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -66,11 +67,19 @@ class PrivacyLedger:
         self._caveats: list[str] = []
         self._witness: Callable[[Release, int], None] | None = None
         self._of_caveats: Callable[[str], None] | None = None
+        # A charge that several threads make at once must count as often, and each see what the others spent.
+        self._lock = threading.RLock()
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, here or in another process, is another ledger: it must not write into the records of this one.
-        return {**self.__dict__, "_witness": None, "_of_caveats": None}
+        state = {**self.__dict__, "_witness": None, "_of_caveats": None}
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
 
     def _forget(self) -> None:
         self._interim = InterimEpsilon(delta=self._delta)
@@ -128,13 +137,14 @@ class PrivacyLedger:
         count = positive_int(count=count)
         if label is not None and not isinstance(label, str):
             raise ConfigurationError(f"label must be a text or None, got {label!r}")
-        if not self._fits(release, count):
-            raise PrivacyBudgetExceeded(self._refusal(release, count))
-        if self._witness is not None:
-            self._witness(release, self.count(release) + count)
-        self._counts[release] = self._counts.get(release, 0) + count
-        key = (release, label)
-        self._history[key] = self._history.get(key, 0) + count
+        with self._lock:
+            if not self._fits(release, count):
+                raise PrivacyBudgetExceeded(self._refusal(release, count))
+            if self._witness is not None:
+                self._witness(release, self.count(release) + count)
+            self._counts[release] = self._counts.get(release, 0) + count
+            key = (release, label)
+            self._history[key] = self._history.get(key, 0) + count
 
     def tell(
         self, witness: Callable[[Release, int], None] | None, *, caveats: Callable[[str], None] | None = None
@@ -214,7 +224,8 @@ class PrivacyLedger:
             return math.inf
         if exact or asked != self._delta:
             return exact_epsilon(groups, delta=asked)
-        return self._interim(groups)
+        with self._lock:
+            return self._interim(groups)
 
     def affords(self, release: Release, count: int = 1) -> bool:
         """Whether charging these releases keeps within the budget; always, without one.
@@ -227,7 +238,9 @@ class PrivacyLedger:
             True if :meth:`charge` would not raise.
         """
         _check_release(release)
-        return self._fits(release, positive_int(count=count))
+        count = positive_int(count=count)
+        with self._lock:
+            return self._fits(release, count)
 
     def affordable(self, release: Release, limit: int) -> int:
         """How many of these releases can be charged before the budget is passed, at most ``limit``.
@@ -243,7 +256,8 @@ class PrivacyLedger:
         limit = positive_int(limit=limit)
         if self._gate is None:
             return limit
-        return self._gate.largest(self._counts, release, limit)
+        with self._lock:
+            return self._gate.largest(self._counts, release, limit)
 
     def replace_one_epsilon(self) -> float | None:
         """Epsilon when one record is replaced by any other record, or None where that does not compose."""

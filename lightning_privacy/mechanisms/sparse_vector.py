@@ -22,6 +22,7 @@ Example:
 
 from __future__ import annotations
 
+import threading
 from fractions import Fraction
 from typing import Any
 
@@ -86,6 +87,7 @@ class AboveThreshold:
             raise ConfigurationError(f"monotonic must be True or False, got {monotonic!r}")
         charge(ledger, release, noise, label="sparse vector")
         self._remaining = positives
+        self._lock = threading.Lock()
         self._randomness = ExactRandomness(noise)
         self._grid = Grid(sensitivity)
         cells = self._grid.sensitivity
@@ -112,12 +114,13 @@ class AboveThreshold:
         """
         refuse_rounding("value", value)
         number = finite(value=value)
-        if not self._remaining:
-            raise PrivacyBudgetExceeded(
-                "all answers of True were given, and a further answer is not paid for: make a new AboveThreshold, or "
-                "one with a larger max_positives"
-            )
-        return bool(self._answers(np.array([number]))[0])
+        with self._lock:  # threads that ask at once would all see what is left, and each take it
+            if not self._remaining:
+                raise PrivacyBudgetExceeded(
+                    "all answers of True were given, and a further answer is not paid for: make a new AboveThreshold, "
+                    "or one with a larger max_positives"
+                )
+            return bool(self._answers(np.array([number]))[0])
 
     def _answers(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Answers for values in turn, up to the last that is given: comparisons of whole numbers of any size."""

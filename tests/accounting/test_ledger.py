@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import math
@@ -376,3 +377,20 @@ def test_a_copy_has_no_witness() -> None:
 def test_bad_values_are_named(make, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         make()
+
+
+def test_what_threads_charge_at_once_is_all_in_the_ledger(eager_threads):
+    ledger = PrivacyLedger(delta=1e-6)
+    eager_threads(lambda: [ledger.charge(LaplaceRelease(0.01)) for _ in range(1000)])
+    assert ledger.count(LaplaceRelease(0.01)) == 16 * 1000
+
+
+def test_threads_together_do_not_pass_the_budget(eager_threads):
+    ledger = PrivacyLedger(delta=1e-6, budget=1.0)
+
+    def charge():
+        with contextlib.suppress(PrivacyBudgetExceeded):
+            ledger.charge(LaplaceRelease(0.3))
+
+    eager_threads(charge)
+    assert ledger.epsilon(exact=True) <= 1.0

@@ -12,6 +12,7 @@ from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.data.persona.generator import PersonaData
 from lightning_privacy.data.persona.pipeline import run
 from lightning_privacy.data.persona.plan import Plan
+from lightning_privacy.errors import ConfigurationError
 from lightning_privacy.preparation import BoundContributions, Context, Deduplicate, Preparation, Roles, Step
 
 KEY = bytes(range(32))
@@ -181,3 +182,13 @@ def test_p34_what_is_kept_of_a_person_depends_on_no_running_number(most, seed, n
     whole = [row for row in kept(table) if row in others["row"].to_list()]
     assert kept(others) == whole
     assert kept(others.sample(fraction=1.0, shuffle=True, seed=seed)) == whole
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_p34_rows_with_a_blank_identifier_are_not_taken_for_one_person(blank):
+    """Were one of them kept, it would be another person's once its own is gone."""
+    who = [blank if row < 4 else f"c{row}" for row in range(ROWS)]
+    table = pl.DataFrame({"customer": who, "image": range(ROWS), "label": [0] * ROWS})
+    plan = Plan(source=Given(table), roles=Roles(identifier="customer", label="label"))
+    with pytest.raises(ConfigurationError, match="4 rows don't say who they are about"):
+        run(plan, store=None, ledger=PrivacyLedger(delta=1e-5, unit="person"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import warnings
@@ -160,3 +161,14 @@ def test_bad_arguments_are_named_and_nothing_is_charged(arguments, message):
 def test_a_question_that_is_no_number_is_named():
     with pytest.raises(ConfigurationError, match="value must be a finite number, got nan"):
         AboveThreshold(threshold=0.0, sensitivity=1.0, epsilon=1.0).ask(math.nan)
+
+
+def test_threads_that_ask_at_once_get_no_more_answers_of_true_than_are_paid_for(eager_threads):
+    test, answers = AboveThreshold(threshold=0.0, sensitivity=1.0, epsilon=1.0, max_positives=2), []
+
+    def ask():
+        with contextlib.suppress(PrivacyBudgetExceeded):
+            answers.append(test.ask(1e5))
+
+    eager_threads(ask)
+    assert answers == [True, True]

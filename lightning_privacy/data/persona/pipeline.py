@@ -33,7 +33,7 @@ from lightning_privacy.data.persona.own_records import FIRST_ROW, OwnRecords
 from lightning_privacy.data.persona.persons import CLIENT, RECORD_UNITS, check_persons
 from lightning_privacy.data.persona.plan import Plan
 from lightning_privacy.data.persona.publicness import PrivatePeople
-from lightning_privacy.data.persona.same_person import SamePerson
+from lightning_privacy.data.persona.same_person import SamePerson, present
 from lightning_privacy.data.persona.split import at_most, split_by_person
 from lightning_privacy.data.persona.stage import SIDES, Stage
 from lightning_privacy.data.persona.store import PersonaStore
@@ -270,7 +270,7 @@ def _check_clients(ledger: PrivacyLedger, plan: Plan) -> None:
 
 def _refuse_nobodys(table: pl.DataFrame, person: str) -> None:
     """Refuse rows that don't say who they are about: taken for as many people, they would be bounded by nothing."""
-    number = table[person].null_count()
+    number = table.select(present(table, person)).to_series().null_count()
     if number:
         raise ConfigurationError(
             f"{number} rows don't say who they are about, in column {person!r}, and could all be of one person: fill "
