@@ -31,6 +31,7 @@ __all__ = ["config_text", "from_environment", "written_config"]
 
 _ENVIRONMENT = "oc.env"
 _INTERPOLATION = re.compile(r"(\\*)\$\{")
+_BACKSLASHES = re.compile(r"\\+(?=\$\{|\Z)")
 _Place = tuple[str, ...]
 
 
@@ -117,14 +118,26 @@ def _written(node: Node, asked: list[str]) -> Any:
     parts = list(_parts(text))
     if len(parts) == 1:
         return text
-    kept = []
+    written = said = raw = ""
     for part, reference in parts:
-        if reference:
-            value, environment = _value(AnyNode(part, key=node._key(), parent=node._get_parent()), asked)
-            kept.append(part if environment else _escaped(str(value)))
+        if not reference:
+            raw += part
+            continue
+        said, raw = said + _meant(raw), ""
+        value, environment = _value(AnyNode(part, key=node._key(), parent=node._get_parent()), asked)
+        if environment:
+            # Backslashes before a reference would be read as its escape.
+            slashes = len(said) - len(said.rstrip("\\"))
+            written, said = f"{written}{_escaped(said)}{said[len(said) - slashes :]}{part}", ""
         else:
-            kept.append(part)
-    return "".join(kept)
+            said += str(value)
+    # What stands at the end is before no reference.
+    return written + _escaped(said + _meant(f"{raw}$")[:-1])
+
+
+def _meant(text: str) -> str:
+    """What is read where a text without references stands before one."""
+    return _BACKSLASHES.sub(lambda found: "\\" * (len(found[0]) // 2), text)
 
 
 def _escaped(value: Any) -> Any:

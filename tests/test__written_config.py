@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationResolutionError
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from lightning_privacy._written_config import config_text, from_environment, written_config
 
@@ -40,6 +42,21 @@ def test_only_what_has_no_part_of_the_environment_is_resolved(text, kept):
     again = OmegaConf.create(yaml.safe_load(written))
     assert again.value == config.value
     assert written_config(again)["value"] == kept
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(["\\", "$", "{", "}", "a", "${odd}", "${path}", "${root}", "${of_it}"]), max_size=8))
+def test_what_is_written_is_read_as_the_same_value(parts):
+    base = {"root": "runs", "odd": r"\${y}", "path": "c:\\", "of_it": "${oc.env:WORD}"}
+    config = OmegaConf.create(base)
+    try:
+        config.value = "".join(parts)
+        value = config.value
+    except OmegaConfBaseException:
+        assume(False)
+    written = config_text(config)
+    assert "hidden" not in written
+    assert OmegaConf.create(yaml.safe_load(written)).value == value
 
 
 def test_without_the_environment_it_is_what_omegaconf_writes():

@@ -9,10 +9,12 @@ import sys
 import pytest
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory):
+@pytest.fixture(scope="module", params=["ddp", "ddp_fork"])
+def together(request, tmp_path_factory):
+    """Processes that are started by a command each, and copies of this one, which train in its place."""
     folder = tmp_path_factory.mktemp("together")
-    settings = ["trainer=ddp", "trainer.max_epochs=2", "data.batch_size=512", "compare_nonprivate=true"]
+    settings = ["trainer=ddp", f"trainer.strategy={request.param}", "trainer.max_epochs=2", "data.batch_size=512"]
+    settings += ["compare_nonprivate=true"]
     done = subprocess.run(
         [sys.executable, "-m", "lightning_privacy", *settings, "hydra.run.dir=run"],
         capture_output=True, text=True, cwd=folder, check=False, timeout=300,
@@ -32,6 +34,7 @@ def test_both_networks_take_the_steps_of_one_process(together):
     _, folder = together
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["outcome"]["steps"] == summary["without_privacy"]["steps"] == 6
+    assert min(summary["outcome"]["seconds"], summary["without_privacy"]["seconds"]) > 0
 
 
 def test_figures_are_of_all_test_images(together):

@@ -81,8 +81,8 @@ def _deliver(number: str, state: State) -> None:
     receive = None if reference is None else reference()
     if receive is None:
         warnings.warn(
-            "a training process sent back what it has spent, and the DifferentialPrivacy it belongs to is gone: look "
-            "the epsilon up in the last checkpoint",
+            "a training process sent back what it has spent or counted, and the callback it is for is gone: look the "
+            "epsilon up in the last checkpoint",
             UserWarning,
             stacklevel=2,
         )

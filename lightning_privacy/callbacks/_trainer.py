@@ -208,7 +208,8 @@ def hand_over_results(trainer: Trainer, extra: Callable[[], Any]) -> None:
     own = launcher.get_extra_results
 
     def with_extra(trainer: Trainer) -> dict[str, Any]:
-        return {**own(trainer), "lightning_privacy": extra()}
+        results = own(trainer)
+        return {**results, f"lightning_privacy_{len(results)}": extra()}
 
     launcher.get_extra_results = with_extra
 

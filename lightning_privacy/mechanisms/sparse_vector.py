@@ -24,14 +24,14 @@ from __future__ import annotations
 
 import threading
 from fractions import Fraction
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_privacy._validate import finite, positive, positive_int
 from lightning_privacy.accounting import PrivacyLedger, PureRelease
-from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
+from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded, UnsupportedError
 from lightning_privacy.mechanisms._charge import charge
 from lightning_privacy.mechanisms._exact import ExactRandomness
 from lightning_privacy.mechanisms._grid import Grid
@@ -121,6 +121,12 @@ class AboveThreshold:
                     "or one with a larger max_positives"
                 )
             return bool(self._answers(np.array([number]))[0])
+
+    def __reduce__(self) -> Never:
+        raise UnsupportedError(
+            "an AboveThreshold can't be copied or pickled: the copy would give answers that were not paid for; make a "
+            "new one where it is needed, with a charge of its own"
+        )
 
     def _answers(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Answers for values in turn, up to the last that is given: comparisons of whole numbers of any size."""

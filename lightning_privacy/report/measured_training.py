@@ -24,6 +24,8 @@ from typing_extensions import override
 
 from lightning_privacy._lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning_privacy.callbacks import GroupFairness
+from lightning_privacy.callbacks._handover import Address, Parcel
+from lightning_privacy.callbacks._trainer import hand_over_results, launches_elsewhere
 from lightning_privacy.callbacks.progress import make_progress
 from lightning_privacy.callbacks.run_privacy import federation_of, privacy_of
 from lightning_privacy.data import AugmentationDataModule
@@ -38,20 +40,36 @@ _COMPARE_UP_TO = 10_000
 
 
 class _Stopwatch(Callback):
-    """Seconds from when the data are ready to the last step; audits that follow a training are no part of it."""
+    """Seconds from when the data are ready to the last step, and the steps until then.
+
+    Audits that follow a training are no part of it. Where copies of this process train, theirs come back to it.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.steps = 0
         self._start = 0.0
+        self._address = Address(self._take_over)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self._start = time.perf_counter()
+            if launches_elsewhere(trainer):
+                hand_over_results(
+                    trainer, lambda: Parcel(self._address.number, {"seconds": self.seconds, "steps": self.steps})
+                )
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds = time.perf_counter() - self._start
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.steps = trainer.global_step  # here and not above: a resumed run may have nothing left to train
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        self.seconds, self.steps = state["seconds"], state["steps"]
 
 
 def train_and_test(
@@ -98,7 +116,7 @@ def train_and_test(
     loader: Any = plain.train_dataloader()
     ordered: DataLoader[Any] = DataLoader(loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
     train = _plain_trainer(config).test(model, dataloaders=ordered, verbose=False)
-    return model, Outcome(trainer.global_step, stopwatch.seconds, train=_unprefixed(train), test=_unprefixed(test))
+    return model, Outcome(stopwatch.steps, stopwatch.seconds, train=_unprefixed(train), test=_unprefixed(test))
 
 
 def train_for_comparison(config: DictConfig, datamodule: LightningDataModule, *, progress: bool) -> Outcome:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import math
+import pickle
 import warnings
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from scipy import stats
 
 from lightning_privacy.accounting import PrivacyLedger, PureRelease
-from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded
+from lightning_privacy.errors import ConfigurationError, PrivacyBudgetExceeded, UnsupportedError
 from lightning_privacy.mechanisms import AboveThreshold, NoiseSource, SeededNoiseWarning, above_threshold
 from lightning_privacy.mechanisms._exact import ExactRandomness
 
@@ -172,3 +174,9 @@ def test_threads_that_ask_at_once_get_no_more_answers_of_true_than_are_paid_for(
 
     eager_threads(ask)
     assert answers == [True, True]
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])
+def test_a_copy_would_give_answers_that_nobody_paid_for(duplicate):
+    with pytest.raises(UnsupportedError, match="can't be copied or pickled"):
+        duplicate(AboveThreshold(threshold=0.0, sensitivity=1.0, epsilon=1.0))
