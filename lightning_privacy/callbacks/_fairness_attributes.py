@@ -8,6 +8,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -167,7 +168,9 @@ def codes_of(values: Any, attribute: Attribute) -> tuple[Tensor, tuple[str, ...]
     if codes.is_floating_point():
         whole = codes.long()
         if not bool((whole == codes).all()):
-            raise ConfigurationError(f"{what} must be whole numbers, got {codes[whole != codes][0].item():g}")
+            odd = codes[whole != codes][0].item()
+            hint = ": give rows whose group is not known a number of their own before" if math.isnan(odd) else ""
+            raise ConfigurationError(f"{what} must be whole numbers, got {odd:g}{hint}")
         codes = whole
     codes = codes.to("cpu", torch.int64)
     if attribute.names is None or not len(codes):

@@ -73,6 +73,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # Of the run it is told; a reference model is thrown away, and may be validated with what it is trained on.
             warnings.filterwarnings("ignore", message=r".* acts? on '.*', a metric of the training examples without")
+            # Nobody looks at how it does on other examples, and none are given.
+            warnings.filterwarnings("ignore", message=r"You defined a `validation_step` but have no `val_dataloader`")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

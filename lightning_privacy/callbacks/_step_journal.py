@@ -21,15 +21,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_privacy._lightning import Trainer
+from lightning_privacy._lightning import Trainer, rank_zero_info
 from lightning_privacy.accounting import PrivacyLedger, Release
 from lightning_privacy.accounting.journal import LedgerJournal, missing_charges
 from lightning_privacy.callbacks._processes import Processes
 from lightning_privacy.callbacks._run_state import RunProgress
 
-__all__ = ["StepJournal", "charge_lost_steps", "journal_of_run", "journal_path"]
+__all__ = ["LOST", "StepJournal", "charge_lost_steps", "journal_of_run", "journal_path"]
 
 FOLDER = "privacy_ledger"
+#: How a ledger names what was released after the checkpoint that a run went on from.
+LOST = "lost and re-done"
 
 
 def journal_path(run_folder: str, run_id: str) -> Path:
@@ -123,6 +125,12 @@ def charge_lost_steps(ledger: PrivacyLedger, path: Path | None, run_id: str) -> 
     """
     if path is None or not path.exists():
         return False
-    for release, count in missing_charges(ledger, LedgerJournal.read(path, run_id)):
-        ledger.charge(release, count, label="lost and re-done")
+    lost = missing_charges(ledger, LedgerJournal.read(path, run_id))
+    for release, count in lost:
+        ledger.charge(release, count, label=LOST)
+    if lost:
+        rank_zero_info(
+            f"private steps and other releases that this run made after the checkpoint are charged too, as {LOST!r}: "
+            f"{sum(count for _, count in lost):,}"
+        )
     return True

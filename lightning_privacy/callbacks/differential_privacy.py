@@ -71,7 +71,7 @@ from lightning_privacy.callbacks._resume import refuse_unknown_past, restore
 from lightning_privacy.callbacks._run_start import advance, refuse_steps_of_others
 from lightning_privacy.callbacks._run_state import RunProgress, RunSettings, read_state, write_state
 from lightning_privacy.callbacks._schedule import StepSchedule
-from lightning_privacy.callbacks._step_journal import StepJournal, journal_of_run
+from lightning_privacy.callbacks._step_journal import LOST, StepJournal, journal_of_run
 from lightning_privacy.callbacks._strategy_support import check_optimizers_keep_step
 from lightning_privacy.callbacks._train_loader import examine, sampler_of
 from lightning_privacy.callbacks.private_balance import PrivateBalance
@@ -430,11 +430,13 @@ class DifferentialPrivacy(Callback):
             release = self._target.clipping.release(settings.noise_multiplier, settings.sample_rate)
             steps = self._ledger.count(release)
             epsilon = epsilon_text(self._ledger.epsilon(exact=True), budget=self._ledger.budget)
+            lost = sum(count for made, count, label in self._ledger.history if made == release and label == LOST)
+            of_them = f", {lost} of them {LOST}" if lost else ""
             rank_zero_info(
                 f"Trained with (epsilon={epsilon}, delta={self._target.delta:g}) "
-                f"differential privacy per {self._ledger.unit}: {steps} steps, noise multiplier "
+                f"differential privacy per {self._ledger.unit}: {steps} steps{of_them}, noise multiplier "
                 f"{settings.noise_multiplier:.4g}, sample rate {settings.sample_rate:.4g}"
-                + "".join(f"; {caveat}" for caveat in self._ledger.caveats)
+                + "".join(f"\n* {caveat}" for caveat in self._ledger.caveats)
             )
             if trainer.is_global_zero and (costs := self.cell_costs()):
                 spent, budget = self._ledger.epsilon(exact=True), self._ledger.budget

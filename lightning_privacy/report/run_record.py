@@ -92,7 +92,8 @@ class RunRecord:
             ConfigurationError: There is no such folder.
         """
         if not folder.is_dir():
-            raise ConfigurationError(f"folder must be the folder of a run, and {folder} is none")
+            what = "is a file" if folder.exists() else "does not exist"
+            raise ConfigurationError(f"folder must be the folder of a run, and {folder} {what}")
         missing: list[str] = []
         config, settings = _config(folder / "config.yaml", missing)
         found: dict[str, Mapping[str, Any] | None] = {}

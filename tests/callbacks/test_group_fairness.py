@@ -435,6 +435,7 @@ class NoForward(Model):
         ({"groups": {"sex": lambda batch: batch[2].float() / 2}}, "tuple", Model, "must be whole numbers, got 0.5"),
         ({"groups": {"sex": lambda batch: batch[0]}}, "tuple", Model, "one value per row, got shape"),
         ({"groups": {"sex": lambda batch: batch[2][:4]}}, "tuple", Model, "20 labels, 4 groups of 'sex'"),
+        ({"groups": {"sex": lambda batch: batch[2] * math.nan}}, "tuple", Model, "got nan: give rows whose group"),
         ({"groups": {"sex": lambda batch: None}}, "tuple", Model, "must be whole numbers or texts, got NoneType"),
         ({}, "tuple", NoForward, "returns no predictions from its step and has no forward"),
         ({"predict": lambda module, batch: batch[0][:, 0]}, "tuple", Model, "one number per example.*prediction_kind="),
@@ -446,7 +447,7 @@ class NoForward(Model):
         ({"num_classes": 3}, "tuple", Model, "num_classes=3, but the predictions have 2 classes"),
         ({"positive_class": 5}, "tuple", Model, "positive_class must be in 0 to 1, got 5"),
     ],
-    ids=["key", "place", "number", "text", "fraction", "shape", "length", "none", "forward", "kind", "predict",
+    ids=["key", "place", "number", "text", "fraction", "shape", "length", "missing", "none", "forward", "kind", "predict",
          "target", "labels", "texts", "no labels", "classes", "positive"],
 )  # fmt: skip
 def test_what_cannot_be_found_is_named(tiny, options, form, model, message):

@@ -155,7 +155,7 @@ def test_columns_are_found_by_place_and_by_function(digits):
         example_columns(data, {"class": 7}, collate_fn=collate)
 
 
-def test_reference_models_are_trained_on_their_part_and_on_nothing_else(digits):
+def test_reference_models_are_trained_on_their_part_and_on_nothing_else(digits, recwarn):
     """A model trained on two examples by heart has a low loss on these and a high one on the rest."""
     data = InMemoryDataset(*(tensor[:20] for tensor in digits[0].tensors))
     member = np.zeros((2, 20), bool)
@@ -166,6 +166,7 @@ def test_reference_models_are_trained_on_their_part_and_on_nothing_else(digits):
     )  # fmt: skip
     assert losses[member].max() < 0.1
     assert np.median(losses[~member]) > 1
+    assert not [warning for warning in recwarn if "val_dataloader" in str(warning.message)]
     with pytest.raises(ConfigurationError, match=r"shape \(models, 20\)"):
         losses_of_models(_module, data, member[:, :3], make_trainer=Trainer, batch_size=2)
     with pytest.raises(ConfigurationError, match="one example at least"):

@@ -155,7 +155,9 @@ test_resume.fit(conftest.Tiny, Path({folder!r}), callbacks=[Kill()], save=dict(e
 """
 
 
-def test_p26_a_killed_run_resumes_with_equal_weights_and_everything_charged(tiny: Any, tmp_path: Path) -> None:
+def test_p26_a_killed_run_resumes_with_equal_weights_and_everything_charged(
+    tiny: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     script = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "killed"))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     killed = subprocess.run(
@@ -168,6 +170,8 @@ def test_p26_a_killed_run_resumes_with_equal_weights_and_everything_charged(tiny
     assert again.global_step == 15
     torch.testing.assert_close(resumed.weights(), whole.weights(), rtol=0, atol=0)
     assert privacy.ledger.history == [(STEP, 15, "training"), (STEP, 1, "lost and re-done")]
+    assert "made after the checkpoint are charged too, as 'lost and re-done': 1" in caplog.text
+    assert "16 steps, 1 of them lost and re-done" in caplog.text
     expected = PrivacyLedger(delta=0.01)
     expected.charge(STEP, 16)
     assert privacy.ledger.epsilon(exact=True) == expected.epsilon(exact=True)

@@ -156,7 +156,9 @@ def test_of_several_fairness_tables_the_tests_last_is_shown(run_copy):
 @pytest.mark.parametrize("folder", ["nowhere", "file"])
 def test_what_is_no_folder_is_refused(tmp_path, folder):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigurationError, match="folder must be the folder of a run"):
+    with pytest.raises(
+        ConfigurationError, match=r"folder must be the folder of a run, and .* (is a file|does not exist)"
+    ):
         RunRecord.read(tmp_path / folder)
 
 
