@@ -9,7 +9,7 @@ import polars as pl
 
 from lightning_privacy.errors import ConfigurationError
 
-__all__ = ["PIPELINE", "ROW", "column_names", "require_columns", "text_columns"]
+__all__ = ["PIPELINE", "ROW", "column_names", "known_person", "require_columns", "text_columns"]
 
 #: What names of columns begin with that a pipeline carries along. Steps take such a column only by name. Where records
 #: become one, a truth value is true for the one if it was for any, and of other values the one has the smallest.
@@ -70,3 +70,18 @@ def require_columns(argument: str, names: Iterable[str], known: Iterable[str]) -
 def text_columns(schema: pl.Schema) -> tuple[str, ...]:
     """The columns that hold text."""
     return tuple(name for name, kind in schema.items() if kind == pl.String)
+
+
+def known_person(schema: pl.Schema, key: str) -> pl.Expr:
+    """A column that says who a row is about, null where it does not: a missing value, NaN, or blank text.
+
+    Args:
+        schema: Of the table, which has the column.
+        key: Its name.
+    """
+    kind, value = schema[key], pl.col(key)
+    if kind.is_float():
+        return value.fill_nan(None)
+    if kind in (pl.String, pl.Categorical, pl.Enum):
+        return pl.when(value.cast(pl.String).str.strip_chars() != "").then(value)
+    return value

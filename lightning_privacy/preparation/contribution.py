@@ -34,7 +34,7 @@ from typing_extensions import override
 from lightning_privacy._validate import one_of, positive_int
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.errors import ConfigurationError, PrivacyViolation
-from lightning_privacy.preparation._columns import PIPELINE, ROW, require_columns
+from lightning_privacy.preparation._columns import PIPELINE, ROW, known_person, require_columns
 from lightning_privacy.preparation._key_material import SECRET_BYTES, derived_key
 from lightning_privacy.preparation.group_privacy import GroupGuarantee, group_privacy
 from lightning_privacy.preparation.step import Context, Step
@@ -60,8 +60,10 @@ def most_records(frame: pl.DataFrame | pl.LazyFrame, person: str) -> int:
     Raises:
         ConfigurationError: the column is unknown.
     """
-    require_columns("person", [person], frame.lazy().collect_schema())
-    counts = frame.lazy().group_by(person).agg(pl.len().alias("\x00records"))
+    schema = frame.lazy().collect_schema()
+    require_columns("person", [person], schema)
+    persons = known_person(schema, person).alias(_PERSON)
+    counts = frame.lazy().group_by(persons).agg(pl.len().alias("\x00records"))
     return int(counts.select(pl.col("\x00records").max()).collect(engine="streaming").item() or 0)
 
 
@@ -80,8 +82,8 @@ class BoundContributions(Step):
         max_records: m, the most records of one person.
         person: the column that says who a row is about; None for that of the context, or else the identifier of the
             roles.
-        missing: rows that don't say who they are about: ``"error"`` refuses them, as they could all be of one person;
-            ``"drop"`` leaves them out.
+        missing: rows that don't say who they are about, by a null or blank text: ``"error"`` refuses them, as they
+            could all be of one person; ``"drop"`` leaves them out.
         caveat: accept releases that were charged, in a ledger of persons, before records were bounded. A ledger of
             records has a caveat then in any case.
 
@@ -154,7 +156,8 @@ class BoundContributions(Step):
         column = self._column = self._column_of(context)
         self._identifier = context.roles.identifier
         if self._missing == "error":
-            _refuse_missing(frame.select(pl.col(column).null_count()).collect(engine="streaming").item(), column)
+            unknown = known_person(frame.collect_schema(), column).null_count()
+            _refuse_missing(frame.select(unknown).collect(engine="streaming").item(), column)
         most = most_records(frame, column)
         self._charged_before = 0
         if context.ledger is not None:
@@ -215,12 +218,13 @@ class BoundContributions(Step):
 
     @override
     def _apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        require_columns("person", [self._column], frame.collect_schema())
+        schema = frame.collect_schema()
+        require_columns("person", [self._column], schema)
         secret = self._fitted_secret()
-        content, first, second = self._content(frame.collect_schema()), secret[:8], secret[8:16]
+        content, first, second = self._content(schema), secret[:8], secret[8:16]
         # Two words, so that a record of 10 million shares its content's hash with no other but an equal one.
         words = (content.hash(int.from_bytes(seed, "little")).alias(name) for name, seed in ((_A, first), (_B, second)))
-        drawn = pl.struct(pl.col(self._column).alias(_PERSON), *words)
+        drawn = pl.struct(known_person(schema, self._column).alias(_PERSON), *words)
         return frame.filter(drawn.map_batches(self._keep, return_dtype=pl.Boolean))
 
     def _fitted_secret(self) -> bytes:

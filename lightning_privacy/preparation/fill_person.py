@@ -21,13 +21,13 @@ import polars as pl
 from typing_extensions import override
 
 from lightning_privacy.errors import ConfigurationError
-from lightning_privacy.preparation._columns import column_names, require_columns
+from lightning_privacy.preparation._columns import column_names, known_person, require_columns
 from lightning_privacy.preparation.step import Context, Standing, Step
 
 __all__ = ["FillFromPerson"]
 
 _PERSON_UNITS = ("person", "user")
-_ROWS, _VALUE = "\x00rows", "\x00value"
+_KEY, _ROWS, _VALUE = "\x00key", "\x00rows", "\x00value"
 
 
 class FillFromPerson(Step):
@@ -36,7 +36,7 @@ class FillFromPerson(Step):
     Args:
         columns: the columns to fill.
         person: the column that says who a row is about; None for that of the context, or else the identifier of the
-            roles. Rows in which it is missing stay as they are.
+            roles. Rows in which it is missing, or blank, stay as they are.
         caveat: where the ledger protects single records, run all the same, with a caveat in the ledger.
 
     Raises:
@@ -58,9 +58,12 @@ class FillFromPerson(Step):
         self._key = ""
 
     @override
-    def check(self, schema: pl.Schema | None, context: Context) -> pl.Schema | None:
+    def standing(self, context: Context) -> Standing:
         of_persons = context.ledger is not None and context.ledger.unit in _PERSON_UNITS
-        self.private = "rowwise" if of_persons else "compares"
+        return "rowwise" if of_persons else self.private
+
+    @override
+    def check(self, schema: pl.Schema | None, context: Context) -> pl.Schema | None:
         super().check(schema, context)
         key = self._key_of(context)
         if key in self._columns:
@@ -92,12 +95,13 @@ class FillFromPerson(Step):
         schema = frame.collect_schema()
         require_columns("person", [self._key], schema)
         require_columns("columns", self._columns, schema)
+        frame = frame.with_columns(known_person(schema, self._key).alias(_KEY))
         for name in self._columns:
             value = pl.col(name).fill_nan(None) if schema[name].is_float() else pl.col(name)
-            known = frame.select(self._key, value.alias(_VALUE)).drop_nulls()
-            counted = known.group_by(self._key, _VALUE).agg(pl.len().alias(_ROWS))
-            first = counted.sort([_ROWS, _VALUE], descending=[True, False]).group_by(self._key, maintain_order=True)
+            known = frame.select(_KEY, value.alias(_VALUE)).drop_nulls()
+            counted = known.group_by(_KEY, _VALUE).agg(pl.len().alias(_ROWS))
+            first = counted.sort([_ROWS, _VALUE], descending=[True, False]).group_by(_KEY, maintain_order=True)
             best = first.agg(pl.col(_VALUE).first())
-            joined = frame.join(best, on=self._key, how="left", maintain_order="left")
+            joined = frame.join(best, on=_KEY, how="left", maintain_order="left")
             frame = joined.with_columns(pl.coalesce(value, _VALUE).alias(name)).drop(_VALUE)
-        return frame
+        return frame.drop(_KEY)

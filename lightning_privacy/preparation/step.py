@@ -156,6 +156,7 @@ class Step(ABC):
 
     def _reset(self) -> None:
         self._fitted = False
+        self._stands: Standing | None = None
         self._caveats: tuple[str, ...] = ()
         # Subclasses write what they learned here, and add what they count while rows are changed.
         self._learned: dict[str, Any] = {}
@@ -166,6 +167,14 @@ class Step(ABC):
     def person_columns(self) -> tuple[str, ...]:
         """Columns that say who a row is about, for this step: what it does to a row depends on the person's others."""
         return ()
+
+    def standing(self, context: Context) -> Standing:
+        """How the step stands to privacy here; a step that it depends on the context for overrides this.
+
+        Args:
+            context: what :meth:`fit` will be given.
+        """
+        return self.private
 
     def planned(self, schema: pl.Schema, context: Context) -> Sequence[tuple[Release, int]] | None:
         """The releases that :meth:`fit` will charge, so that a budget is checked before the step begins.
@@ -197,7 +206,7 @@ class Step(ABC):
             PrivacyViolation: the step compares rows, the context is private, and ``caveat=True`` was not said.
         """
         one_of(_STANDINGS, private=self.private)
-        if context.private and self.private == "compares" and not self._caveat:
+        if context.private and self.standing(context) == "compares" and not self._caveat:
             raise PrivacyViolation(
                 f"step {self.name!r} compares rows without noise: {self.caveat_sentence()} Leave it out, run it before "
                 f"the data are collected, or pass caveat=True to run it and have that sentence in the ledger"
@@ -220,7 +229,8 @@ class Step(ABC):
         """
         self.check(frame.collect_schema(), context)
         self._reset()
-        if context.private and self.private == "compares":
+        self._stands = self.standing(context)
+        if context.private and self._stands == "compares":
             sentence = self.caveat_sentence()
             self._caveats = (sentence,)
             if context.ledger is not None:
@@ -261,7 +271,7 @@ class Step(ABC):
             changed=dict(self._changed),
             learned=dict(self._learned),
             caveats=self._caveats,
-            private=self.private,
+            private=self._stands or self.private,
         )
 
     def caveat_sentence(self) -> str:

@@ -447,8 +447,8 @@ class NoForward(Model):
         ({"num_classes": 3}, "tuple", Model, "num_classes=3, but the predictions have 2 classes"),
         ({"positive_class": 5}, "tuple", Model, "positive_class must be in 0 to 1, got 5"),
     ],
-    ids=["key", "place", "number", "text", "fraction", "shape", "length", "missing", "none", "forward", "kind", "predict",
-         "target", "labels", "texts", "no labels", "classes", "positive"],
+    ids=["key", "place", "number", "text", "fraction", "shape", "length", "missing", "none", "forward", "kind",
+         "predict", "target", "labels", "texts", "no labels", "classes", "positive"],
 )  # fmt: skip
 def test_what_cannot_be_found_is_named(tiny, options, form, model, message):
     module = model()

@@ -192,3 +192,15 @@ def test_p34_rows_with_a_blank_identifier_are_not_taken_for_one_person(blank):
     plan = Plan(source=Given(table), roles=Roles(identifier="customer", label="label"))
     with pytest.raises(ConfigurationError, match="4 rows don't say who they are about"):
         run(plan, store=None, ledger=PrivacyLedger(delta=1e-5, unit="person"))
+
+
+@pytest.mark.parametrize("column", ["person", "customer"])
+def test_p34_people_told_apart_by_a_column_of_the_raw_table_alone_are_a_caveat(column):
+    """By whatever name: no step has compared the records."""
+    table = pl.DataFrame({column: [f"c{row}" for row in range(ROWS)], "image": range(ROWS), "label": [0] * ROWS})
+    ledger = PrivacyLedger(delta=1e-5, unit="person")
+    plan = Plan(
+        source=Given(table), roles=Roles(identifier="customer" if column == "customer" else None, label="label")
+    )
+    run(plan, store=None, ledger=ledger)
+    assert [caveat for caveat in ledger.caveats if f"the column {column!r} alone" in caveat]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import subprocess
 import sys
 from functools import partial
@@ -89,8 +90,9 @@ def _adding(number):
         (lambda value: value + 1, lambda value: value + 2),
         (_adding(1), _adding(2)),
         (partial(_adding, 1), partial(_adding, 2)),
+        (re.compile("a" * 300 + "b"), re.compile("a" * 300 + "c")),
     ],
-    ids=["array", "type", "column", "table", "functions", "closures", "partial"],
+    ids=["array", "type", "column", "table", "functions", "closures", "partial", "pattern"],
 )
 def test_another_content_is_another_plan(one, other):
     assert _fingerprint(Holds(one)) != _fingerprint(Holds(other))

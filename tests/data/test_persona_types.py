@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from torch.utils.data import Subset
 
 from lightning_privacy.accounting import PrivacyLedger
+from lightning_privacy.callbacks._preconditions import check_data_ledger
 from lightning_privacy.data import PersonaDataModule
 from lightning_privacy.data.persona.encoding import encode
 from lightning_privacy.data.persona.plan import Plan
@@ -156,6 +158,23 @@ def test_a_store_has_the_caveat_for_the_next_ledger(tmp_path):
         told.append([caveat for caveat in ledger.caveats if "types" in caveat])
     assert told[0] == told[1]
     assert len(told[0]) == 1
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["in memory", "stored"])
+def test_p33_what_limits_the_guarantee_is_told_to_training_where_the_preparation_had_no_ledger(tmp_path, stored):
+    files, ledgers = folder_with(tmp_path, rows() | {"note": ["2"] * PEOPLE}), []
+    store = {"store": tmp_path / "store", "key": bytes(32)} if stored else {}
+    for _ in range(2):
+        datamodule = PersonaDataModule(source=PersonaTable(*files), preparation=[], roles=ROLES, **store)
+        train = datamodule.splits.train
+        for source in (datamodule, train, Subset(train, range(len(train)))):
+            ledgers.append(PrivacyLedger(delta=1e-6))
+            check_data_ledger(source, ledgers[-1])
+            check_data_ledger(train, ledgers[-1])
+    given = PrivacyLedger(delta=1e-6)
+    assert len(PersonaDataModule(source=PersonaTable(*files), preparation=[], roles=ROLES, ledger=given).splits.train)
+    assert [len([c for c in given.caveats if text in c]) for text in ("types of", "told apart by")] == [1, 1]
+    assert {ledger.caveats for ledger in ledgers} == {given.caveats}
 
 
 def test_what_is_declared_is_part_of_the_plan(tmp_path):

@@ -126,6 +126,20 @@ def test_rows_that_do_not_say_whose_they_are():
     assert _bounded(table.filter(pl.col("who").is_null()), missing="drop").height == 0
 
 
+@pytest.mark.parametrize("nobody", ["", "  ", math.nan], ids=repr)
+def test_p34_blank_values_say_nothing_and_are_no_person(nobody):
+    who = [1.0 if isinstance(nobody, float) else "a", nobody, nobody, None]
+    table = pl.DataFrame({"who": who, "row": [0, 1, 2, 3]}, strict=False)
+    with pytest.raises(ConfigurationError, match="3 rows don't say who they are about, in column 'who'"):
+        _bounded(table)
+    assert _bounded(table, missing="drop")["row"].to_list() == [0]
+    step = BoundContributions(person="who")
+    step.fit(table[:1].lazy(), Context())
+    with pytest.raises(ConfigurationError, match="3 rows don't say"):
+        step.run(table)
+    assert most_records(table, "who") == 3
+
+
 def test_p34_a_ledger_of_persons_takes_no_second_record():
     ledger = PrivacyLedger(delta=1e-5, unit="person")
     context = Context(roles=ROLES, ledger=ledger)

@@ -44,6 +44,24 @@ def test_it_is_the_most_frequent_value_of_the_person(seed):
         assert filled[name].to_list() == expected
 
 
+@pytest.mark.parametrize("nobody", ["", " "])
+def test_p34_rows_with_a_blank_key_are_of_nobody_and_stay_as_they_are(nobody):
+    table = pl.DataFrame({"who": [nobody, nobody, "a", "a"], "town": ["Lyon", None, "Bonn", None]})
+    filled = _run(FillFromPerson("town", person="who"), table)
+    assert filled.to_dict(as_series=False) == {
+        "who": [nobody, nobody, "a", "a"],
+        "town": ["Lyon", None, "Bonn", "Bonn"],
+    }
+
+
+def test_p33_what_it_is_for_one_ledger_it_is_not_for_the_next():
+    """A data module without a ledger asks the step itself whether it learns from records."""
+    table, step = pl.DataFrame({"who": [1, 1], "town": ["a", None]}), FillFromPerson("town")
+    persons = PrivacyLedger(delta=1e-5, unit="person")
+    _, report = Preparation([step]).fit_apply(table, Context(roles=ROLES, ledger=persons))
+    assert (report.steps[0].private, step.private) == ("rowwise", "compares")
+
+
 def test_the_order_of_rows_and_of_columns_stays():
     table = pl.DataFrame({"town": [None, "b", "a"], "who": [2, 1, 2], "row": [0, 1, 2]})
     filled = _run(FillFromPerson("town"), table, roles=ROLES)

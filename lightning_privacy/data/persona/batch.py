@@ -86,6 +86,11 @@ class PersonaDataset(InMemoryDataset):
         return self.charging.learns
 
     @property
+    def limits(self) -> tuple[str, ...]:
+        """What that preparation left that limits the guarantee, as caveats of the ledger of training."""
+        return self.charging.limits
+
+    @property
     def ledger(self) -> PrivacyLedger | None:
         """What that preparation charges, as its data module has it now."""
         return self.charging.ledger

@@ -26,7 +26,9 @@ class Charging:
     Attributes:
         learns: Whether it does more than change each record by itself; then it needs the ledger of training.
         ledger: What it charges. It may be set later, or be another one then, for all who share this.
+        limits: Caveats that belong into the ledger of training, whether or not it is that one.
     """
 
     learns: bool = False
     ledger: PrivacyLedger | None = None
+    limits: tuple[str, ...] = ()

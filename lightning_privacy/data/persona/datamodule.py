@@ -200,6 +200,11 @@ class PersonaDataModule(InMemoryDataModule):
         """Whether the preparation does more than change each record by itself; then it needs the ledger of training."""
         return self._charging.learns
 
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What limits the guarantee of whoever trains on the records, as caveats of their ledger; when it is set up."""
+        return self._charging.limits
+
     def guarantee(self, ledger: PrivacyLedger) -> GroupGuarantee | None:
         """What all that was charged means for a person, who is in up to :attr:`most_records_charged` records of it.
 
@@ -333,6 +338,7 @@ class PersonaDataModule(InMemoryDataModule):
             from lightning_privacy.data.persona.pipeline import run
 
             self._stage = run(self._plan, store=self._opened(), ledger=self.ledger, noise=self._noise, key=self._key)
+            self._charging.limits = self._stage.limits
         return self._stage
 
     def _opened(self) -> PersonaStore | None:

@@ -16,6 +16,7 @@ Example:
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -100,7 +101,7 @@ def _run(
     data = _data(plan, store, stamp)
     context = Context(roles=plan.roles, ledger=ledger, noise=noise, key=key)
     before = _charged(ledger)
-    table, report, counts, person, most_charged = _prepared(plan, data, context)
+    table, report, counts, person, most_charged, limits = _prepared(plan, data, context)
     tell_codes(report, table)
     stage = Stage(
         table=table,
@@ -116,6 +117,7 @@ def _run(
         ),
         # Those from before too: a step does not say again what the ledger knows, and another ledger may not know it.
         caveats=() if ledger is None else ledger.caveats,
+        limits=limits,
         private=private,
         stamp=stamp,
         truth=data.truth,
@@ -135,7 +137,7 @@ def _data(plan: Plan, store: PersonaStore | None, stamp: str) -> PersonaData:
 
 def _prepared(
     plan: Plan, data: PersonaData, context: Context
-) -> tuple[pl.DataFrame, PreparationReport, dict[str, int], str | None, int | None]:
+) -> tuple[pl.DataFrame, PreparationReport, dict[str, int], str | None, int | None, tuple[str, ...]]:
     for step in (*plan.preparation.steps, *plan.train_preparation.steps):
         if isinstance(step, ImageLabelErrors):
             step.look_at(data.images, label=plan.label)
@@ -168,8 +170,9 @@ def _prepared(
     if by is not None:
         table = table.with_columns(pl.col(by).min().over(person))
     most_charged = charged.most(person)
+    limits = _limits(plan, person, made=person is not None and own.made(person))
     if context.ledger is not None:
-        _add_caveats(context.ledger, plan, person)
+        _add_caveats(context.ledger, plan, person, limits)
         if person is not None:
             _check_charged(context.ledger, most_charged, plan)
     key = _OWN_ROW if person is None else person
@@ -190,7 +193,7 @@ def _prepared(
         report = PreparationReport((*report.steps, *learned.steps), learned.peak_memory)
     counts |= {side: len(rows) for side, rows in prepared.items()}
     whole = pl.concat([rows.with_columns(side=pl.lit(side)) for side, rows in prepared.items()], how="diagonal_relaxed")
-    return whole, report, counts, person, most_charged
+    return whole, report, counts, person, most_charged, limits
 
 
 def _check_all(plan: Plan, schema: pl.Schema, context: Context) -> None:
@@ -288,16 +291,29 @@ def _of_nobody(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(pl.col(ROW).bin.encode("hex").alias(_OWN_ROW))
 
 
-def _add_caveats(ledger: PrivacyLedger, plan: Plan, person: str | None) -> None:
-    for caveat in getattr(plan.source, "caveats", ()):
+def _limits(plan: Plan, person: str | None, *, made: bool) -> tuple[str, ...]:
+    """What limits the guarantee of whoever trains on the table, in sentences for their ledger.
+
+    Args:
+        plan: Of the preparation.
+        person: The column that says who is who.
+        made: Whether a step found that out, and wrote the column.
+    """
+    limits = tuple(getattr(plan.source, "caveats", ()))
+    if person is None or made:
+        return limits
+    alone = (
+        f"People are told apart by the column {person!r} alone: who is in the table under two values of it counts as "
+        "two."
+    )
+    return (*limits, alone)
+
+
+def _add_caveats(ledger: PrivacyLedger, plan: Plan, person: str | None, limits: Iterable[str]) -> None:
+    for caveat in limits:
         ledger.add_caveat(caveat)
     if ledger.unit != CLIENT:  # whole clients are protected, however many records a person has
         check_persons(ledger, None if person is None else plan.max_records)
-    if person is not None and person != plan.person:
-        ledger.add_caveat(
-            f"People are told apart by the column {person!r} alone: who is in the table under two values of it counts "
-            "as two."
-        )
 
 
 def _charged(ledger: PrivacyLedger | None) -> dict[tuple[Release, str | None], int]:
@@ -315,6 +331,7 @@ def _keep(store: PersonaStore, stage: Stage, fingerprint: str) -> None:
         "report": stage.report.to_dict(),
         "releases": [[release.to_dict(), count, label] for release, count, label in stage.releases],
         "caveats": list(stage.caveats),
+        "limits": list(stage.limits),
     }
     store.write_notes(_NOTES, notes)
 
@@ -333,6 +350,7 @@ def _stored(store: PersonaStore, fingerprint: str, private: bool) -> Stage | Non
         most_charged=notes["most_charged"],
         releases=tuple((release_from_dict(entry), count, label) for entry, count, label in notes["releases"]),
         caveats=tuple(notes["caveats"]),
+        limits=tuple(notes["limits"]),
         private=private,
         stamp=notes["stamp"],
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,9 +33,9 @@ from lightning_privacy.preparation import Preparation, Roles
 __all__ = ["Plan", "Source", "make_plan"]
 
 # Written into stores; raised when a prepared table of an older version should not be used any more.
-_LAYOUT = 3
+_LAYOUT = 4
 # What steps write into themselves when they are fitted.
-_STATE = {"_caveats", "_changed", "_fitted", "_learned", "_rows"}
+_STATE = {"_caveats", "_changed", "_fitted", "_learned", "_rows", "_stands"}
 
 
 class Source(Protocol):
@@ -156,6 +157,8 @@ def _described(part: object) -> Any:
         return [f"{part.__module__}.{part.__qualname__}", _of_code(part.__code__), _of_closure(part)]
     if isinstance(part, type | types.BuiltinFunctionType):
         return f"{part.__module__}.{part.__qualname__}"
+    if isinstance(part, re.Pattern):  # whose repr is cut
+        return ["pattern", part.pattern, part.flags]
     if not hasattr(part, "__dict__"):
         return repr(part)
     settings = {name: value for name, value in vars(part).items() if name not in _STATE}

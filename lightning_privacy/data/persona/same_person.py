@@ -23,6 +23,8 @@ import polars as pl
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from lightning_privacy.preparation._columns import known_person
+
 __all__ = ["SamePerson", "present"]
 
 _ONE, _OTHER = "one", "other"
@@ -90,6 +92,4 @@ def present(table: pl.DataFrame, key: str) -> pl.Expr:
         table: Has the column.
         key: Its name.
     """
-    value = pl.col(key).fill_nan(None) if table.schema[key].is_float() else pl.col(key)
-    text = value.cast(pl.String)
-    return pl.when(text.str.strip_chars() != "").then(text)
+    return known_person(table.schema, key).cast(pl.String)

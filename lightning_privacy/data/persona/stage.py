@@ -44,6 +44,7 @@ class Stage:
             cut; 0 when nothing was, and None when it was before all was known that says who is who.
         releases: What was charged, as ``(release, count, label)``.
         caveats: What limits the guarantee.
+        limits: Those of them that hold whoever trains on it, and with whatever ledger.
         private: Whether this was charged to a ledger.
         stamp: Differs between two stages even of one plan, where something was learned with noise.
         truth: What is true, where it is known and was not read from a store.
@@ -57,6 +58,7 @@ class Stage:
     most_charged: int | None
     releases: tuple[tuple[Release, int, str | None], ...]
     caveats: tuple[str, ...]
+    limits: tuple[str, ...]
     private: bool
     stamp: str
     truth: PersonaTruth | None = None
