@@ -40,7 +40,7 @@ def test_a_broken_audit_is_an_exit_status(run_copy, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
-    [(["nowhere"], 1, "nowhere is none"), ([], 2, "the folder of a run is needed"), (["--into"], 2, "--into")],
+    [(["nowhere"], 1, "nowhere does not exist"), ([], 2, "the folder of a run is needed"), (["--into"], 2, "--into")],
 )
 def test_errors_are_one_line(tmp_path, monkeypatch, capsys, arguments, status, message):
     monkeypatch.chdir(tmp_path)
