@@ -91,7 +91,7 @@ def check_data_ledger(source: Any, ledger: PrivacyLedger, *, clients: bool = Fal
     It says by ``learns_from_records`` that it does, and has the ledger it charges as ``ledger``; so do its data sets,
     whose loaders may be given to a fit without it, and which may stand behind others. By ``max_records_per_person`` it
     says how many records a person may have in it, None where nobody knows; where that is not 1, the ledger gets a
-    caveat. It gets those that are in ``limits``, too.
+    caveat. It gets those that are in ``preparation_caveats``, too.
 
     Args:
         source: A DataModule or a data set; None for none.
@@ -108,7 +108,7 @@ def check_data_ledger(source: Any, ledger: PrivacyLedger, *, clients: bool = Fal
     for each in [source] if isinstance(source, LightningDataModule) else nested(source):
         if not clients and hasattr(each, "max_records_per_person"):
             check_persons(ledger, each.max_records_per_person)
-        for caveat in getattr(each, "limits", ()):
+        for caveat in getattr(each, "preparation_caveats", ()):
             ledger.add_caveat(caveat)
         theirs = getattr(each, "ledger", None)
         if not getattr(each, "learns_from_records", False) or theirs is ledger:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from torch.utils.data import Subset
+import torch
+from torch.utils.data import Subset, TensorDataset
 
 from lightning_privacy.accounting import PrivacyLedger
 from lightning_privacy.callbacks._preconditions import check_data_ledger
@@ -175,6 +176,15 @@ def test_p33_what_limits_the_guarantee_is_told_to_training_where_the_preparation
     assert len(PersonaDataModule(source=PersonaTable(*files), preparation=[], roles=ROLES, ledger=given).splits.train)
     assert [len([c for c in given.caveats if text in c]) for text in ("types of", "told apart by")] == [1, 1]
     assert {ledger.caveats for ledger in ledgers} == {given.caveats}
+
+
+@pytest.mark.parametrize("value", [(0.0, 255.0), "0-255", None], ids=["range", "text", "none"])
+def test_an_attribute_of_a_data_set_of_ones_own_is_no_caveat(value):
+    """A common word on somebody's data set says nothing about a guarantee."""
+    dataset, ledger = TensorDataset(torch.zeros(3)), PrivacyLedger(delta=1e-6)
+    dataset.limits = value
+    check_data_ledger(dataset, ledger)
+    assert ledger.caveats == ()
 
 
 def test_what_is_declared_is_part_of_the_plan(tmp_path):

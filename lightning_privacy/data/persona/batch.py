@@ -86,7 +86,7 @@ class PersonaDataset(InMemoryDataset):
         return self.charging.learns
 
     @property
-    def limits(self) -> tuple[str, ...]:
+    def preparation_caveats(self) -> tuple[str, ...]:
         """What that preparation left that limits the guarantee, as caveats of the ledger of training."""
         return self.charging.limits
 

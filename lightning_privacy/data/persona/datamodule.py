@@ -201,7 +201,7 @@ class PersonaDataModule(InMemoryDataModule):
         return self._charging.learns
 
     @property
-    def limits(self) -> tuple[str, ...]:
+    def preparation_caveats(self) -> tuple[str, ...]:
         """What limits the guarantee of whoever trains on the records, as caveats of their ledger; when it is set up."""
         return self._charging.limits
 
